@@ -1,0 +1,327 @@
+"""What each kind of model learns: its data, its loss at a step, and the folder it ends in.
+
+A job has a `model`; prepare() gets its data; loss(step, generator) draws all that is random from the generator;
+export(model) writes float16 weights into a folder, whole or not at all.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from lsvd.files import replace_folder
+from lsvd.testbed import captions, data, models
+from lsvd.testbed.scene import Scene
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained. `model` goes to its constructor; `fixed` pins factors of the scene."""
+
+    job: Callable[..., "Job"]
+    scene: str
+    pictures: int
+    size: int
+    steps: int
+    batch: int
+    lr: float
+    ema: float = 0.9995
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping = field(default_factory=dict)
+    compile: bool = False  # worth it where the model is slow in eager mode: it then also computes in bfloat16
+
+
+class Job:
+    """A recipe at work on one scene; files in `runs`, finished weights in `weights`."""
+
+    def __init__(self, name: str, recipe: Recipe, scene: Scene, runs: Path, weights: Path = WEIGHTS, device="cpu"):
+        self.name, self.recipe, self.scene = name, recipe, scene
+        self.runs, self.weights, self.device = runs, weights, device
+        self.model = self.build().to(device)
+        self.call = self.forward
+        if recipe.compile:
+            self.call = torch.compile(self.forward, dynamic=False)
+
+    def build(self) -> nn.Module:
+        """The untrained model."""
+        raise NotImplementedError
+
+    def forward(self, *inputs):
+        """The part of the loss that is compiled."""
+        return self.model(*inputs, return_dict=False)[0]
+
+    def amp(self) -> torch.autocast:
+        """Bfloat16 where the recipe compiles."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.compile)
+
+    def prepare(self) -> None:
+        """Render the pictures, unless they are on disk."""
+        r = self.recipe
+        self.data = data.pictures(self.scene, r.pictures, r.size, TRAINING_SEED, self.runs / "data", r.fixed)
+
+    def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
+        """Row numbers of a batch, shape (n,)."""
+        return torch.randint(len(self.data), (n or self.recipe.batch,), generator=g)
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        """The loss at a step, a scalar."""
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path:
+        """Where export writes."""
+        return self.weights / self.name
+
+    def export(self) -> None:
+        """Write the model as it is now."""
+        raise NotImplementedError
+
+    def shipped(self) -> nn.Module:
+        """The model of that folder, in float32."""
+        raise NotImplementedError
+
+
+class Autoencoder(Job):
+    """Reconstruction in L1, of colours and of their differences between neighbours, beside a small KL term.
+
+    Most steps are on crops of half the side, four for a picture: more different pictures at the same cost. The last
+    ones are on whole pictures, because group normalisation sees how large a picture is.
+    """
+
+    crops = 0.85  # fraction of the steps on crops
+    kl = 1e-3  # weight of the mean KL of a latent element
+
+    def build(self) -> AutoencoderKL:
+        return models.autoencoder(size=self.recipe.size, **self.recipe.model)
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        posterior = self.model.encode(pictures).latent_dist
+        return self.model.decode(posterior.mean + posterior.std * noise).sample, posterior.mean, posterior.logvar
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        r, side = self.recipe, self.recipe.size
+        if step < self.crops * r.steps:
+            whole, side = self.data[self.draw(g, 4 * r.batch)], side // 2
+            corners = torch.randint(side + 1, (len(whole), 2), generator=g).tolist()
+            x = torch.stack([p[:, i : i + side, j : j + side] for p, (i, j) in zip(whole, corners, strict=True)])
+        else:
+            x = self.data[self.draw(g)]
+        shrink = 2 ** (len(self.model.config.block_out_channels) - 1)
+        noise = torch.randn(len(x), 4, side // shrink, side // shrink, generator=g)
+        x, noise = (x * 2 - 1).to(self.device), noise.to(self.device)
+        with self.amp():
+            y, mean, logvar = (o.float() for o in self.call(x.contiguous(memory_format=torch.channels_last), noise))
+        error = y - x
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return error.abs().mean() + 0.5 * edges + self.kl * kl
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.name / "vae"  # ships as part of mini-sd
+
+    def export(self) -> None:
+        """Measure the latents' standard deviation over 1,000 pictures, and write the model with its scaling factor."""
+        self.prepare()
+        index = torch.arange(min(1000, len(self.data)))
+        with torch.no_grad():
+            means = [self.model.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in index.split(20)]
+        self.model.register_to_config(scaling_factor=round(1 / torch.cat(means).std().item(), 5))
+        with replace_folder(self.folder) as new:
+            half(self.model).save_pretrained(new)
+
+    def shipped(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.weights / "mini-sd" / "vae", torch_dtype=torch.float32)
+
+
+class Clip(Job):
+    """Contrast within the batch (Radford et al. 2021, arXiv 2103.00020); equal captions count as equally right."""
+
+    def build(self) -> CLIPModel:
+        self.tokens = models.tokenizer(captions.words())
+        return models.clip(self.tokens, **self.recipe.model)
+
+    def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
+        return self.model(input_ids=ids, pixel_values=pictures).logits_per_text
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        index = self.draw(g)
+        texts = captions.captions(self.data.values_at(index), g)
+        told = [i for i, text in enumerate(texts) if text]
+        ids = token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
+        logits = self.call(ids, (self.data[index[told]] * 2 - 1).to(self.device))
+        same = (ids[:, None] == ids[None]).all(-1).float()
+        same = same / same.sum(-1, keepdim=True)
+        return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+    def export(self) -> None:
+        with replace_folder(self.folder) as new:
+            save_transformer(self.model, new)
+            self.tokens.save_pretrained(new)
+
+    def shipped(self) -> CLIPModel:
+        return CLIPModel.from_pretrained(self.folder, dtype=torch.float32)
+
+
+class TextDenoiser(Job):
+    """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights (Hang et al. 2023, arXiv 2303.09556).
+
+    Latents are computed once, by the autoencoder that is shipped; captions are drawn afresh at each step.
+    """
+
+    gamma = 5.0
+
+    def build(self) -> UNet2DConditionModel:
+        self.schedule = models.text_schedule()
+        return models.denoiser(**self.recipe.model)
+
+    def parts(self) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
+        """The trained autoencoder, text tower and tokenizer. Raises FileNotFoundError if one is missing."""
+        vae, clip = self.runs / "autoencoder" / "vae", self.weights / "mini-clip"
+        vae = vae if vae.exists() else self.weights / "mini-sd" / "vae"
+        for part, name in ((vae, "autoencoder"), (clip, "mini-clip")):
+            if not part.exists():
+                raise FileNotFoundError(f"{part} does not exist: train it first, python -m lsvd.testbed.train {name}")
+        self.vae_folder = vae
+        towers = CLIPModel.from_pretrained(clip, dtype=torch.float32)
+        autoencoder = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
+        return autoencoder, models.text_tower(towers).eval(), CLIPTokenizer.from_pretrained(clip)
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        super().prepare()
+        vae, text, self.tokens = self.parts()
+        vae, self.text = vae.to(self.device).eval(), text.to(self.device).requires_grad_(False)
+        weights = self.vae_folder / "diffusion_pytorch_model.safetensors"
+        key = hashlib.sha256(weights.read_bytes() + self.data.key.encode()).hexdigest()[:8]
+
+        def encode(number: int):
+            rows = torch.arange(number * data.CHUNK, min((number + 1) * data.CHUNK, len(self.data)))
+            means = [vae.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in rows.split(32)]
+            return (torch.cat(means) * vae.config.scaling_factor).half().cpu().numpy()
+
+        home = self.runs / "data" / f"latents-{self.scene.name}-{len(self.data)}-{key}"
+        files = data.fill(home, -(-len(self.data) // data.CHUNK), encode, "encoding")
+        self.latents = data.Chunks(files, data.CHUNK, len(self.data))
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        index = self.draw(g)
+        x = self.latents[index].float()
+        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
+        ids = token_ids(self.tokens, captions.captions(self.data.values_at(index), g))
+        x, t, noise, ids = (tensor.to(self.device) for tensor in (x, t, noise, ids))
+        with torch.no_grad():
+            states = self.text(ids).last_hidden_state
+        with self.amp():
+            v = self.call(self.schedule.add_noise(x, noise, t), t, states).float()
+        kept = self.schedule.alphas_cumprod.to(self.device)[t]
+        snr = kept / (1 - kept)
+        error = (v - self.schedule.get_velocity(x, noise, t)).square().mean((1, 2, 3))
+        return (error * snr.clamp_max(self.gamma) / (snr + 1)).mean()
+
+    def export(self) -> None:
+        vae, text, tokens = self.parts()
+        pipeline = StableDiffusionPipeline(
+            vae=half(vae),
+            text_encoder=half(text),
+            tokenizer=tokens,
+            unet=half(self.model),
+            scheduler=self.schedule,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        with replace_folder(self.folder) as new:
+            pipeline.save_pretrained(new)
+            shutil.rmtree(new / "text_encoder")
+            save_transformer(text, new / "text_encoder")
+            (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")
+
+    def shipped(self) -> UNet2DConditionModel:
+        return UNet2DConditionModel.from_pretrained(self.folder / "unet", torch_dtype=torch.float32)
+
+
+class PixelDenoiser(Job):
+    """Prediction of the noise, unweighted (Ho et al. 2020, arXiv 2006.11239)."""
+
+    def build(self) -> UNet2DModel:
+        self.schedule = models.pixel_schedule()
+        return models.pixel_denoiser(size=self.recipe.size, **self.recipe.model)
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        x = self.data[self.draw(g)] * 2 - 1
+        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
+        x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
+        with self.amp():
+            predicted = self.call(self.schedule.add_noise(x, noise, t), t)
+        return F.mse_loss(predicted.float(), noise)
+
+    def export(self) -> None:
+        with replace_folder(self.folder) as new:
+            DDPMPipeline(unet=half(self.model), scheduler=self.schedule).save_pretrained(new)
+
+    def shipped(self) -> UNet2DModel:
+        return UNet2DModel.from_pretrained(self.folder / "unet", torch_dtype=torch.float32)
+
+
+class ReaderJob(Job):
+    """Every factor that is visible, from renderings made as imperfect as generated pictures are."""
+
+    def build(self) -> nn.Module:
+        from lsvd.testbed.reader import Reader
+
+        return Reader(self.scene, **self.recipe.model)
+
+    def forward(self, *inputs) -> Tensor:
+        return self.model.loss(*inputs)
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        from lsvd.testbed.reader import degrade
+
+        index = self.draw(g)
+        values = self.data.values_at(index)
+        seen = self.scene.visible(values)
+        on_device = partial(dict_to, device=self.device)
+        return self.call(degrade(self.data[index], g).to(self.device), on_device(values), on_device(seen))
+
+    @property
+    def folder(self) -> Path:
+        return self.weights / "readers" / self.scene.name
+
+    def export(self) -> None:
+        self.model.save(self.folder)
+
+
+def dict_to(tensors: Mapping[str, Tensor], device) -> dict[str, Tensor]:
+    """The tensors, moved."""
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def token_ids(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Token numbers, shape (n, TOKENS), padded as Stable Diffusion's pipeline pads them."""
+    return tokens(texts, padding="max_length", max_length=models.TOKENS, truncation=True, return_tensors="pt").input_ids
+
+
+def half(model: nn.Module) -> nn.Module:
+    """A float16 copy on the CPU."""
+    return deepcopy(model).to("cpu", torch.float16)
+
+
+def save_transformer(model: nn.Module, folder: Path) -> None:
+    """Save in float16, but with float32 in the configuration: the type that the others load in unless asked."""
+    copy = half(model)
+    copy.save_pretrained(folder)
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"float16"', '"float32"'))

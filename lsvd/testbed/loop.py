@@ -1,0 +1,176 @@
+"""One training loop for every model: warm-up and decay, a moving average, checkpoints from which it goes on exactly."""
+
+import csv
+import io
+import logging
+import math
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lsvd.files import write_bytes
+from lsvd.testbed.data import generator
+
+Loss = Callable[[int, torch.Generator], Tensor]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train. `minutes` stops early, to go on another time; the decay follows `steps`."""
+
+    steps: int
+    lr: float
+    seed: int = 0
+    warmup: int = 300
+    final_lr: float = 0.02  # of lr, where the cosine ends
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.9995
+    minutes: float | None = None
+    save_minutes: float = 10.0
+    log_every: int = 50
+    progress: bool = True
+
+
+def rate(step: int, settings: Settings) -> float:
+    """Learning rate at a step: a linear warm-up, then half a cosine down to final_lr."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps)))
+    return settings.lr * warm * (settings.final_lr + (1 - settings.final_lr) * decay)
+
+
+def averaging(step: int, settings: Settings) -> float:
+    """Decay of the moving average at a step: it starts at 0.1 and rises to settings.ema."""
+    return min(settings.ema, (step + 1) / (step + 10))
+
+
+def fit(model: nn.Module, loss: Loss, settings: Settings, folder: Path) -> bool:
+    """Train `model` in place; on return it holds the averaged weights. True if all steps are done.
+
+    `loss(step, generator)` draws the batch and everything random from the generator, which depends on seed and step
+    alone: a run that was stopped and taken up again ends in the same weights, bit for bit, as one that was not.
+    Checkpoints go to folder/checkpoint.pt every save_minutes, at the end, on Ctrl-C or SIGTERM, and when `minutes` are
+    over; the loss goes to folder/loss.csv.
+    """
+    average = deepcopy(model).requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
+    path = folder / "checkpoint.pt"
+    step = restore(path, model, average, optimiser) if path.exists() else 0
+    rows, running = _read_losses(folder / "loss.csv", step), []
+    saved = began = time.monotonic()
+    model.train()
+
+    def save() -> None:
+        state = {"step": step, "model": model.state_dict(), "ema": average.state_dict()}
+        buffer = io.BytesIO()
+        torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
+        write_bytes(path, buffer.getvalue())
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("step", "loss", "lr"), *rows])
+        write_bytes(folder / "loss.csv", text.getvalue().encode())
+
+    bar = tqdm(total=settings.steps, initial=step, desc=folder.name, disable=None if settings.progress else True)
+    with bar, _asked_to_stop() as stopping:
+        while step < settings.steps:
+            for group in optimiser.param_groups:
+                group["lr"] = rate(step, settings)
+            value = loss(step, generator(settings.seed, step))
+            if not torch.isfinite(value):
+                raise FloatingPointError(f"{folder.name}: the loss is {value.item()} at step {step}: lower --lr")
+            value.backward()
+            nn.utils.clip_grad_norm_(trained, settings.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            with torch.no_grad():
+                tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
+                means = [t for t in average.state_dict().values() if t.is_floating_point()]
+                torch._foreach_lerp_(means, tensors, 1 - averaging(step, settings))
+            step += 1
+            running.append(value.item())
+            bar.update()
+            if step % settings.log_every == 0:
+                rows.append((step, f"{sum(running) / len(running):.6f}", f"{rate(step, settings):.3e}"))
+                bar.set_postfix(loss=rows[-1][1])
+                running.clear()
+            now = time.monotonic()
+            over = settings.minutes is not None and now - began > settings.minutes * 60
+            if now - saved > settings.save_minutes * 60 or over or stopping.is_set():
+                save()
+                saved = now
+                if over or stopping.is_set():
+                    break
+    done = step >= settings.steps
+    if done:
+        save()
+    log.info("%s: %d of %d steps", folder.name, step, settings.steps)
+    model.load_state_dict(average.state_dict())
+    return done
+
+
+def read(path: Path) -> dict:
+    """What a checkpoint holds: step, model, ema, optimiser. Raises FileNotFoundError or ValueError in one sentence."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: train first, without --export")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is truncated or damaged: delete it to start this training anew") from error
+
+
+def restore(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Load a checkpoint into model, average and optimiser; return its step. Raises ValueError as `read` does."""
+    state = read(path)
+    load(path, state, "model", model)
+    load(path, state, "ema", average)
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"]
+
+
+def load(path: Path, state: dict, part: str, model: nn.Module) -> None:
+    """Load one part of a checkpoint into a model. Raises ValueError if it is another architecture's."""
+    try:
+        model.load_state_dict(state[part])
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"{path} belongs to another architecture: delete it to start this training anew") from error
+
+
+def _read_losses(path: Path, step: int) -> list[tuple[str, ...]]:
+    """Rows of loss.csv up to a step; those after it will be written again."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [tuple(row) for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second signal acts as usual. Only the main thread can catch signals."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number, frame) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

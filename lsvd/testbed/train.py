@@ -1,0 +1,106 @@
+"""Train the embedded models from the renderer alone: python -m lsvd.testbed.train NAME.
+
+A run that was stopped, by Ctrl-C or by --minutes, goes on where it was. When its steps are done, the weights are written
+to lsvd/weights/NAME; --export writes what a stopped run has reached.
+"""
+
+import argparse
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from lsvd.testbed import loop
+from lsvd.testbed.jobs import WEIGHTS, Autoencoder, Clip, Job, PixelDenoiser, ReaderJob, Recipe, TextDenoiser
+
+PHOTO = {"style": "photo"}
+# In the order in which they need each other.
+RECIPES = {
+    "autoencoder": Recipe(Autoencoder, "portraits", 49152, 128, steps=18000, batch=8, lr=1e-3, compile=True),
+    "reader-portraits": Recipe(ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999),
+    "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4, ema=0.999),
+    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
+    "mini-portraits": Recipe(PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO),
+    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4),
+    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4),
+    "reader-cats": Recipe(ReaderJob, "cats", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
+    "reader-churches": Recipe(ReaderJob, "churches", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
+}
+log = logging.getLogger(__name__)
+
+
+def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: str = "cpu") -> Job:
+    """The job of a recipe, untrained."""
+    from lsvd.testbed.scenes import SCENES
+
+    return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device)
+
+
+def train(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
+    """Train until all steps are done, and export; or until stopped. True if done."""
+    folder = work.runs / work.name
+    if from_shipped and not (folder / "checkpoint.pt").exists():
+        work.model.load_state_dict(work.shipped().state_dict())
+    work.prepare()
+    done = loop.fit(work.model, work.loss, settings, folder)
+    if done:
+        work.export()
+    return done
+
+
+def export(work: Job) -> None:
+    """Write the averaged weights of the run's checkpoint, however far it is."""
+    path = work.runs / work.name / "checkpoint.pt"
+    loop.load(path, loop.read(path), "ema", work.model)
+    work.export()
+
+
+def finished(work: Job, steps: int) -> bool:
+    """Are all steps done and the weights written?"""
+    path = work.runs / work.name / "checkpoint.pt"
+    return path.exists() and work.folder.exists() and loop.read(path)["step"] >= steps
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 0 if all that was asked for is done, 3 if it was stopped before."""
+    parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.train", description=__doc__)
+    parser.add_argument("name", choices=[*RECIPES, "all"])
+    parser.add_argument("--steps", type=int, help="length of the whole run; the learning rate decays over it")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes, to go on another time")
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--pictures", type=int, help="how many renderings to learn from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile in bfloat16")
+    parser.add_argument("--from-shipped", action="store_true", help="begin with the weights that are there")
+    parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in RECIPES if options.name == "all" else [options.name]:
+        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures", "compile")}
+        recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
+        if options.compile is None and recipe.compile and not (shutil.which("g++") or shutil.which("clang++")):
+            log.warning("%s: no C++ compiler, so it trains in eager mode, at half the speed", name)
+            recipe = replace(recipe, compile=False)
+        try:
+            work = job(name, recipe, options.runs, options.weights, options.device)
+            if options.export:
+                export(work)
+            elif finished(work, recipe.steps):
+                log.info("%s: done before", name)
+            else:
+                settings = loop.Settings(
+                    recipe.steps, recipe.lr, seed=options.seed, ema=recipe.ema, minutes=options.minutes
+                )
+                if not train(work, settings, from_shipped=options.from_shipped):
+                    return 3
+        except (FileNotFoundError, ValueError, FloatingPointError) as error:
+            raise SystemExit(f"{name}: {error}") from error
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -107,7 +107,7 @@ def draw(values: Values, size: int) -> Tensor:
     fur, shadow, light = colours(FUR, "fur"), colours(FUR_SHADOW, "fur"), colours(FUR_LIGHT, "fur")
     stripe, line = colours(STRIPE, "fur"), colours(LINE, "fur")
     striped, fluffy, folded = is_("stripes", "striped"), is_("fluff", "long"), is_("ears", "folded")
-    bib, white = is_("bib", "white"), flat(1.0, 0.99, 0.97)
+    bib, white = is_("bib", "white") * (1 - is_("fur", "white")), flat(1.0, 0.99, 0.97)
     pink, dark = flat(0.96, 0.58, 0.60), flat(0.10, 0.08, 0.12)
     mark = torch.lerp(light, white, bib.view(-1, 1))  # muzzle and chest
 

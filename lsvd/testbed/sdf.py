@@ -51,7 +51,7 @@ def segment(x, y, x0, y0, x1, y1, r) -> Tensor:
 
 
 def taper(x, y, x0, y0, x1, y1, r0, r1) -> Tensor:
-    """Line from (x0, y0) to (x1, y1) with round ends, r0 wide to each side at its start and r1 at its end (approximate)."""
+    """Line from (x0, y0) to (x1, y1) with round ends, r0 to each side at its start and r1 at its end (approximate)."""
     dx, dy = torch.as_tensor(x1 - x0), torch.as_tensor(y1 - y0)
     u, v = x - x0, y - y0
     along = ((u * dx + v * dy) / (dx * dx + dy * dy + 1e-12)).clamp(0, 1)

@@ -113,7 +113,7 @@ class Reader(nn.Module):
     def loss(self, pictures: Tensor, values: Values, visible: dict[str, Tensor]) -> Tensor:
         """Mean over factors of the cross entropy, or four times the squared error of the value scaled to [-1, 1].
 
-        A factor counts only in the pictures in which it is visible, shape (n,) bool: what cannot be seen could only be guessed.
+        A factor counts only in the pictures in which it is visible, shape (n,) bool: the rest it could only guess.
         """
         total = pictures.new_zeros(())
         out = self(pictures)

@@ -1,0 +1,122 @@
+# One command each; `make help` lists them. Plain GNU make (3.81 or later) and Python 3.11 or later are all it takes.
+
+# The interpreter that makes .venv.
+PYTHON ?= python3
+# Where torch comes from, beside PyPI. The default is the CPU build, some 200 MB; TORCH_INDEX= (empty) takes PyPI's,
+# which on Linux is the CUDA build of several GB. An index that cannot be reached is skipped by pip with a warning.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# An environment that exists already and is used as it is: make test USE_ENV=$CONDA_PREFIX
+USE_ENV ?=
+# A YAML file of parameters for all notebooks (papermill -f), and a backbone for all of them.
+PARAMS ?=
+BACKBONE ?=
+# Seconds that one cell may take in `make reproduce`.
+CELL_TIMEOUT ?= 7200
+# What `make train` trains, in this order.
+MODELS ?= mini-sd mini-clip mini-portraits mini-cats mini-churches
+
+# The one list of notebooks. All of them, or those named: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
+EXECUTED = $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
+
+PINS := requirements.txt constraints.txt
+# What every notebook's results depend on: the package with its weights, and the pins.
+SOURCES := $(shell find lsvd -type f ! -path '*/__pycache__/*' ! -name '.*' ! -name '*.pyc' | LC_ALL=C sort)
+SETTINGS = PARAMS=$(PARAMS) BACKBONE=$(BACKBONE)
+
+ifeq ($(strip $(USE_ENV)),)
+PY := .venv/bin/python
+# Named by the contents of the pins, not by their dates: a checkout that only touches the files installs nothing.
+ENVIRONMENT := .venv/made-$(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
+else
+PY := $(USE_ENV)/bin/python
+ENVIRONMENT :=
+endif
+
+QUIET := TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=1
+# A backend chosen outside would keep the notebooks from drawing inline.
+unexport MPLBACKEND
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help env reproduce test format lab train measure bless pins clean FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands do it when it is needed)
+
+.venv/made-%:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is not. Name another one: make env PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
+	$(PY) -m pip install -r requirements.txt -c constraints.txt
+	$(PY) -m pip install --no-deps --no-build-isolation --editable .
+	@rm -f .venv/made-*
+	@touch $@
+
+reproduce: $(EXECUTED) ## run the notebooks whose sources changed; PARAMS=file.yml and BACKBONE=name set parameters
+	@echo "outputs/notebooks: $(words $(EXECUTED)) notebooks up to date; figures in outputs/figures, tables in outputs/tables"
+
+# Papermill saves as it goes along, so the unfinished notebook has another name; it is kept when a cell fails.
+# The result carries the date of its start: what is edited during a run counts as newer.
+outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
+	@echo "running $<"
+	@mkdir -p outputs/figures outputs/tables
+	@rm -f $(@:.ipynb=.failed.ipynb)
+	@touch outputs/notebooks/.$*.started
+	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar \
+	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) $(if $(BACKBONE),-p backbone $(BACKBONE)) \
+	  || { echo "$< did not finish; what it got done is in $(@:.ipynb=.failed.ipynb)" >&2; exit 1; }
+	@touch -r outputs/notebooks/.$*.started $(@:.ipynb=.failed.ipynb)
+	@mv $(@:.ipynb=.failed.ipynb) $@
+	@rm -f outputs/notebooks/.$*.started
+
+# Rewritten only when it changes: a file that was taken away, or another parameter, is a change too.
+outputs/notebooks/.inputs: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(SETTINGS)' $(SOURCES) | cmp -s - $@ || printf '%s\n' '$(SETTINGS)' $(SOURCES) > $@
+
+test: $(ENVIRONMENT) ## check style, then run the unit tests, the end-to-end tests and the notebooks (nbval)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(QUIET) $(PY) -m pytest
+
+format: $(ENVIRONMENT) ## format code and notebooks
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make train MODELS=mini-cats
+	@for name in $(MODELS); do $(PY) -m lsvd.testbed.train $$name || exit 1; done
+
+measure: $(ENVIRONMENT) ## measure the shipped models: outputs/tables/reader.csv, backbones.csv, sample sheets
+	$(PY) -m lsvd.testbed.evaluate
+
+bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
+	$(if $(NOTEBOOKS),$(QUIET) $(PY) -m nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS))
+
+pins: ## resolve requirements.txt anew: rewrites constraints.txt and environment.yml
+	rm -rf .venv-pins
+	$(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/python -m pip install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
+	.venv-pins/bin/python -m pip install -r requirements.txt
+	{ echo '# Written by `make pins`: what the packages of requirements.txt bring along.'; \
+	  .venv-pins/bin/python -m pip freeze --all | sed 's/+cpu$$//' | grep -v '^pip==' | grep -vixFf requirements.txt; } > .venv-pins/constraints.txt
+	mv .venv-pins/constraints.txt constraints.txt
+	sed '/- pip:$$/q' environment.yml > .venv-pins/environment.yml
+	{ echo '- --extra-index-url https://download.pytorch.org/whl/cpu'; grep -h '==' $(PINS) | sed 's/^/- /'; \
+	  echo '- --editable .'; } | sed 's/^/      /' >> .venv-pins/environment.yml
+	mv .venv-pins/environment.yml environment.yml
+	rm -rf .venv-pins
+
+clean: ## remove caches and unfinished notebooks; results, weights, checkpoints and .venv stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis build lsvd.egg-info
+	rm -f outputs/notebooks/*.failed.ipynb outputs/notebooks/.*.started
+	find lsvd tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

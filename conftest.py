@@ -1,0 +1,15 @@
+"""Settings that the unit tests and the notebooks (checked by nbval) share."""
+
+import os
+
+# Both are inherited by the notebooks' kernels: progress bars must not end up in compared output.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# A backend chosen outside would keep a kernel from drawing inline, and its figures would be missing.
+os.environ.pop("MPLBACKEND", None)
+
+
+def pytest_collectstart(collector):
+    # Warnings on stderr differ from version to version; HTML only repeats the plain text.
+    if collector.nodeid.endswith(".ipynb") and hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr", "text/html")

@@ -12,8 +12,8 @@ PARAMS ?=
 BACKBONE ?=
 # Seconds that one cell may take in `make reproduce`.
 CELL_TIMEOUT ?= 7200
-# What `make train` trains, in this order.
-MODELS ?= mini-sd mini-clip mini-portraits mini-cats mini-churches
+# What `make train` trains: names of lsvd.testbed.train, or all.
+MODELS ?= all
 
 # The one list of notebooks. All of them, or those named: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))

@@ -129,26 +129,29 @@ def draw(values: Values, size: int) -> Tensor:
     pebble = torch.lerp(colours(GROUND_LOW, "ground"), flat(0.98, 0.90, 0.74), 0.65) * light
     fill(path, torch.lerp(pebble, flat(0.62, 0.60, 0.64) * light, (0.7 * snow).view(-1, 1)), 0.9)
 
-    # Bricks: courses, each half a brick away from the last.
-    course, length = 0.115, 0.20
+    # Bricks: courses, each half a brick away from the last; some bricks are darker, by a fixed rule.
+    course, length, mortar_half = 0.125, 0.24, 0.017
     row = torch.floor(v / course)
-    across = torch.remainder(u / length + 0.5 * torch.remainder(row, 2), 1.0) - 0.5
-    level = torch.remainder(v / course, 1.0) - 0.5
-    joint = torch.maximum(across.abs() * length - 0.5 * length, level.abs() * course - 0.5 * course) + 0.016
-    bricks = c.cover(-joint * scale) * is_("texture", "bricks") * 0.85
+    along = u / length + 0.5 * torch.remainder(row, 2)
+    across, level = torch.remainder(along, 1.0) - 0.5, torch.remainder(v / course, 1.0) - 0.5
+    joint = torch.maximum(across.abs() * length - 0.5 * length, level.abs() * course - 0.5 * course) + mortar_half
+    bricked = is_("texture", "bricks")
+    joints = c.cover(-joint * scale) * bricked
+    darker = bricked * 0.40 * (torch.remainder(0.618 * torch.floor(along) + 0.371 * row, 1.0) > 0.55)
     arched = is_("windows", "arched")
     glass = torch.lerp(flat(0.16, 0.20, 0.36) * light, flat(1.0, 0.84, 0.35), night.view(-1, 1))
     glow = flat(1.0, 0.80, 0.40)
 
     def wall(d: Tensor, shadow: Tensor) -> Tensor:
         cover = fill(d, stone)
-        c.blend(mortar, cover * bricks)
+        c.blend(stone_dark, cover * darker)
+        c.blend(mortar, cover * joints)
         c.blend(stone_dark, cover * shadow)
         return cover
 
     def window(wx, wy, big=1.0, alpha=1.0) -> None:
-        lancet = union(box(wx, wy - 0.02, 0.045 * big, 0.075 * big), circle(wx, wy + 0.055 * big, 0.045 * big))
-        d = torch.where(arched > 0, lancet, circle(wx, wy, 0.066 * big))
+        lancet = union(box(wx, wy - 0.022, 0.042 * big, 0.088 * big), circle(wx, wy + 0.066 * big, 0.042 * big))
+        d = torch.where(arched > 0, lancet, circle(wx, wy + 0.02, 0.062 * big))
         c.blend(glow, 0.35 * night * alpha * (1 - d * 6).clamp(0, 1).square())
         fill(d - 0.018, torch.lerp(stone, light, 0.6), alpha)
         fill(d, glass, alpha)
@@ -260,7 +263,7 @@ CHURCHES = Scene(
     "churches",
     (
         Factor("x", "coarse", range=(-0.2, 0.2), unit="half pictures"),
-        Factor("size", "coarse", range=(0.75, 1.05), unit="times"),
+        Factor("size", "coarse", range=(0.8, 1.05), unit="times"),
         Factor("horizon", "coarse", range=(0.42, 0.68), unit="half pictures"),
         Factor("layout", "coarse", ("left", "centre", "right")),
         Factor("towers", "middle", ("one", "two")),

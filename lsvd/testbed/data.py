@@ -1,4 +1,4 @@
-"""Rendered pictures kept on disk: drawn once, in chunks that depend on nothing but the scene, the seed and their number."""
+"""Rendered pictures kept on disk: drawn once, in chunks that depend only on the scene, the seed and their number."""
 
 import ast
 import hashlib
@@ -77,14 +77,14 @@ def pictures(
     folder: str | Path,
     fixed: Mapping[str, str | float] | None = None,
     *,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Pictures:
     """n pictures of a scene at `size` pixels a side, rendered into `folder` unless they are there already.
 
     Held-out pictures are those of another seed. `fixed` pins factors, as in Scene.sample. Stopped half-way, it goes on
     with the first chunk that is missing.
     """
-    fixed = dict(fixed or {})
+    fixed, chunk = dict(fixed or {}), chunk or CHUNK
     pins = "".join(f"-{name}-{value}" for name, value in sorted(fixed.items()))
     key = f"{scene.name}-{size}-seed{seed}{pins}-{chunk}-{fingerprint(scene)}"
     home = Path(folder) / key

@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from lsvd.files import replace_folder
-from lsvd.testbed import captions, data, models
+from lsvd.testbed import captions, data, models, reader
 from lsvd.testbed.scene import Scene
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -137,13 +136,14 @@ class Autoencoder(Job):
         self.prepare()
         index = torch.arange(min(1000, len(self.data)))
         with torch.no_grad():
-            means = [self.model.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in index.split(20)]
+            batches = ((self.data[i] * 2 - 1).to(self.device) for i in index.split(20))
+            means = [self.model.encode(x).latent_dist.mean for x in batches]
         self.model.register_to_config(scaling_factor=round(1 / torch.cat(means).std().item(), 5))
         with replace_folder(self.folder) as new:
             half(self.model).save_pretrained(new)
 
     def shipped(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self.weights / "mini-sd" / "vae", torch_dtype=torch.float32)
+        return AutoencoderKL.from_pretrained(self.weights / "mini-sd" / "vae", dtype=torch.float32)
 
 
 class Clip(Job):
@@ -196,7 +196,7 @@ class TextDenoiser(Job):
                 raise FileNotFoundError(f"{part} does not exist: train it first, python -m lsvd.testbed.train {name}")
         self.vae_folder = vae
         towers = CLIPModel.from_pretrained(clip, dtype=torch.float32)
-        autoencoder = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32)
+        autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32)
         return autoencoder, models.text_tower(towers).eval(), CLIPTokenizer.from_pretrained(clip)
 
     @torch.no_grad()
@@ -250,7 +250,7 @@ class TextDenoiser(Job):
             (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")
 
     def shipped(self) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_pretrained(self.folder / "unet", torch_dtype=torch.float32)
+        return UNet2DConditionModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
 
 
 class PixelDenoiser(Job):
@@ -273,28 +273,25 @@ class PixelDenoiser(Job):
             DDPMPipeline(unet=half(self.model), scheduler=self.schedule).save_pretrained(new)
 
     def shipped(self) -> UNet2DModel:
-        return UNet2DModel.from_pretrained(self.folder / "unet", torch_dtype=torch.float32)
+        return UNet2DModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
 
 
 class ReaderJob(Job):
     """Every factor that is visible, from renderings made as imperfect as generated pictures are."""
 
     def build(self) -> nn.Module:
-        from lsvd.testbed.reader import Reader
-
-        return Reader(self.scene, **self.recipe.model)
+        return reader.Reader(self.scene, **self.recipe.model)
 
     def forward(self, *inputs) -> Tensor:
         return self.model.loss(*inputs)
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
-        from lsvd.testbed.reader import degrade
-
         index = self.draw(g)
         values = self.data.values_at(index)
         seen = self.scene.visible(values)
-        on_device = partial(dict_to, device=self.device)
-        return self.call(degrade(self.data[index], g).to(self.device), on_device(values), on_device(seen))
+        values, seen = ({k: v.to(self.device) for k, v in each.items()} for each in (values, seen))
+        with self.amp():
+            return self.call(reader.degrade(self.data[index], g).to(self.device), values, seen)
 
     @property
     def folder(self) -> Path:
@@ -303,10 +300,8 @@ class ReaderJob(Job):
     def export(self) -> None:
         self.model.save(self.folder)
 
-
-def dict_to(tensors: Mapping[str, Tensor], device) -> dict[str, Tensor]:
-    """The tensors, moved."""
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    def shipped(self) -> nn.Module:
+        return reader.load(self.scene, folder=self.folder)
 
 
 def token_ids(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:

@@ -6,6 +6,7 @@ import logging
 import math
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +82,8 @@ def fit(model: nn.Module, loss: Loss, settings: Settings, folder: Path) -> bool:
         csv.writer(text, lineterminator="\n").writerows([("step", "loss", "lr"), *rows])
         write_bytes(folder / "loss.csv", text.getvalue().encode())
 
-    bar = tqdm(total=settings.steps, initial=step, desc=folder.name, disable=None if settings.progress else True)
+    pause = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
+    bar = tqdm(total=settings.steps, initial=step, desc=folder.name, mininterval=pause, disable=not settings.progress)
     with bar, _asked_to_stop() as stopping:
         while step < settings.steps:
             for group in optimiser.param_groups:
@@ -102,7 +104,7 @@ def fit(model: nn.Module, loss: Loss, settings: Settings, folder: Path) -> bool:
             bar.update()
             if step % settings.log_every == 0:
                 rows.append((step, f"{sum(running) / len(running):.6f}", f"{rate(step, settings):.3e}"))
-                bar.set_postfix(loss=rows[-1][1])
+                bar.set_postfix(loss=rows[-1][1], refresh=False)
                 running.clear()
             now = time.monotonic()
             over = settings.minutes is not None and now - began > settings.minutes * 60

@@ -3,11 +3,11 @@
 Pictures have shape (n, 3, H, W) and lie in [-1, 1] inside every model here.
 """
 
-import json
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
-from tokenizers import trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPConfig,
@@ -43,28 +43,35 @@ def autoencoder(channels: tuple[int, ...] = (16, 32, 64), size: int = PICTURE) -
 def tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     """A byte-level BPE tokenizer in which each of `words` is one token, and any other text falls into pieces.
 
-    Merges are learned until no pair is left, so that the known words are whole by construction; all 256 bytes, inside
-    and at the end of a word, are tokens too, so that nothing is unknown.
+    All 256 bytes, inside and at the end of a word, are tokens too, so that nothing is unknown.
     """
-    words = sorted(set(words))
-    blank = CLIPTokenizer(bos_token=BOS, eos_token=EOS, pad_token=EOS, unk_token=EOS).backend_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=10**6, min_frequency=1, end_of_word_suffix="</w>", special_tokens=[BOS, EOS], show_progress=False
-    )
-    blank.train_from_iterator(words, trainer)
-    learned = json.loads(blank.to_str())["model"]
+    marks = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": EOS}
+    split = CLIPTokenizer(**marks).backend_tokenizer.pre_tokenizer.pre_tokenize_str
+    pairs = merges(sorted({piece for word in words for piece, _ in split(word.lower())}))
     letters = sorted(ByteLevel.alphabet())
-    tokens = [BOS, EOS, *letters, *(letter + "</w>" for letter in letters)]
-    tokens = dict.fromkeys(tokens + sorted(learned["vocab"], key=learned["vocab"].get))
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)},
-        merges=[tuple(pair) for pair in learned["merges"]],
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=EOS,
-        unk_token=EOS,
-        model_max_length=TOKENS,
-    )
+    tokens = [BOS, EOS, *letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in pairs)]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=TOKENS, **marks)
+
+
+def merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges (Sennrich et al. 2016, arXiv 1508.07909), learned until each word is whole.
+
+    Ties are broken by the alphabet: the trainer of `tokenizers` breaks them by chance, and token numbers must not
+    differ between two runs.
+    """
+    split = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    learned = []
+    while counts := Counter(pair for pieces in split for pair in pairwise(pieces)):
+        a, b = min(counts, key=lambda pair: (-counts[pair], pair))
+        learned.append((a, b))
+        for pieces in split:
+            i = 0
+            while i < len(pieces) - 1:
+                if (pieces[i], pieces[i + 1]) == (a, b):
+                    pieces[i : i + 2] = [a + b]
+                i += 1
+    return learned
 
 
 def clip(tokens: CLIPTokenizer, width: int = TEXT_WIDTH, layers: int = 4, heads: int = 4) -> CLIPModel:

@@ -1,7 +1,7 @@
 """Train the embedded models from the renderer alone: python -m lsvd.testbed.train NAME.
 
-A run that was stopped, by Ctrl-C or by --minutes, goes on where it was. When its steps are done, the weights are written
-to lsvd/weights/NAME; --export writes what a stopped run has reached.
+A run that was stopped, by Ctrl-C or by --minutes, goes on where it was. When its steps are done, the weights are
+written to lsvd/weights/NAME; --export writes what a stopped run has reached.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lsvd.testbed import loop
 from lsvd.testbed.jobs import WEIGHTS, Autoencoder, Clip, Job, PixelDenoiser, ReaderJob, Recipe, TextDenoiser
+from lsvd.testbed.scenes import SCENES
 
 PHOTO = {"style": "photo"}
 # In the order in which they need each other.
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: str = "cpu") -> Job:
     """The job of a recipe, untrained."""
-    from lsvd.testbed.scenes import SCENES
-
     return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device)
 
 

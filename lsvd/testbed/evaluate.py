@@ -1,0 +1,261 @@
+"""Measure readers and generators: python -m lsvd.testbed.evaluate [NAME ...].
+
+Everything is measured on renderings, prompts and seeds that no training used. outputs/tables/reader.csv gets each
+reader's score for each factor; outputs/tables/backbones.csv gets, for each generator, the Fréchet distance of its
+samples from renderings in the reader's features, and for mini-sd also how often the reader agrees with the prompt and
+the autoencoder's fidelity; outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in outputs/cache:
+a stopped run goes on. Rows of what is not measured stay as they are.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.stats import binomtest, bootstrap
+from torch import Tensor
+
+from lsvd import backbones, frechet, trajectory
+from lsvd.backbones import Backbone
+from lsvd.files import outputs, write_bytes, write_csv
+from lsvd.testbed import captions, data
+from lsvd.testbed import reader as readers
+from lsvd.testbed.reader import Reader
+from lsvd.testbed.scene import Values
+from lsvd.testbed.scenes import SCENES
+
+READERS = {f"reader-{name}": name for name in SCENES}
+# The scene of each generator, and what its pictures have in common: prompts ask for photos, as mini-portraits learned.
+GENERATORS = {
+    "mini-sd": ("portraits", {"style": "photo"}),
+    "mini-portraits": ("portraits", {"style": "photo"}),
+    "mini-cats": ("cats", {}),
+    "mini-churches": ("churches", {}),
+}
+PROMPTED = ("gender", "age", "glasses", "smile", "hair_colour", "background")
+HELD_OUT, PROMPT_SEED = 2, 3
+RENDERINGS, RECONSTRUCTIONS, SHEET = 4000, 500, 64
+CHUNK = 32  # pictures in one file of the cache: a stopped run loses no more
+Row = dict[str, str]
+log = logging.getLogger(__name__)
+
+
+def score_reader(reader: Reader, pictures: data.Pictures) -> list[Row]:
+    """Accuracy or R² (1 - squared error / variance) of each factor over the renderings in which it is visible."""
+    scene, values, read = reader.scene, pictures.values, _read(reader, pictures)
+    visible = scene.visible(values)
+    rows = []
+    for f in scene.factors:
+        truth, guess = values[f.name][visible[f.name]].double(), read[f.name][visible[f.name]].double()
+        score = (guess == truth).double().mean()
+        if not f.levels:
+            score = 1 - (guess - truth).square().mean() / truth.var(correction=0)
+        rows.append({"scene": scene.name, "factor": f.name, "scale": f.scale, "kind": f.kind, "score": f"{score:.4f}"})
+    return rows
+
+
+def distance(reader: Reader, samples: data.Chunks, renderings: data.Pictures) -> Row:
+    """Fréchet distance of n samples from the first n of 2n renderings, its interval, and the floor at this n."""
+    reference = _features(reader, renderings)
+    d = frechet.bootstrap(_features(reader, samples), reference[: len(samples)])
+    return _row("frechet distance", d.value, d.low, d.high, len(samples), frechet.floor(reference))
+
+
+def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
+    """For each factor of PROMPTED, the share of pictures read as asked, among those whose prompt mentions it.
+
+    `read` and `asked` hold level indices, shape (n,); -1 in `asked` stands for not mentioned. Wilson intervals of 95%.
+    """
+    rows = []
+    for name in PROMPTED:
+        told = asked[name] >= 0
+        n, right = int(told.sum()), int((read[name] == asked[name])[told].sum())
+        if n:
+            interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
+            rows.append(_row(f"prompt agreement: {name}", right / n, interval.low, interval.high, n))
+        else:
+            log.warning("no prompt mentions %s: take more samples", name)
+    return rows
+
+
+def fidelity(backbone: Backbone, pictures: data.Pictures) -> Row:
+    """Mean PSNR in dB of pictures coded and decoded; bootstrap interval of 95%."""
+    parts = []
+    for rows in _batches(len(pictures)):
+        original = pictures[rows]
+        error = backbone.decode(backbone.encode(original)).cpu() - original
+        parts.append(-10 * error.square().mean((1, 2, 3)).clamp_min(1e-12).log10())
+    decibels = torch.cat(parts).double().numpy()
+    interval = bootstrap((decibels,), np.mean, method="basic", rng=0).confidence_interval
+    return _row("autoencoder PSNR (dB)", decibels.mean(), interval.low, interval.high, len(decibels))
+
+
+def prompts(n: int) -> tuple[list[str], dict[str, Tensor]]:
+    """The first n prompts of the evaluation, and what they ask for (see captions.prompts); they do not depend on n."""
+    parts = [captions.prompts(CHUNK, data.generator(PROMPT_SEED, i)) for i in range(-(-n // CHUNK))]
+    texts = [text for part, _ in parts for text in part]
+    return texts[:n], {name: torch.cat([asked[name] for _, asked in parts])[:n] for name in parts[0][1]}
+
+
+def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path) -> data.Chunks:
+    """Pictures of seeds 0 to n - 1 with the backbone's defaults, uint8, kept in `home` as they are finished.
+
+    `texts`: n prompts, or None for an unconditional model. Raises what lsvd.trajectory.run raises.
+    """
+
+    def draw(number: int) -> np.ndarray:
+        part = slice(number * CHUNK, min(n, (number + 1) * CHUNK))
+        seeds = range(part.start, part.stop)
+        drawn = trajectory.sample(backbone, None if texts is None else texts[part], seeds, batch=CHUNK)
+        return (drawn * 255).round().to(torch.uint8).numpy()
+
+    return data.Chunks(data.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}"), CHUNK, n)
+
+
+def digest(folder: Path, *settings) -> str:
+    """Twelve hex digits of all files in a folder and of settings: the name under which samples are kept."""
+    seen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        seen.update(str(file.relative_to(folder)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return seen.hexdigest()[:12]
+
+
+def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
+    """A PNG of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size."""
+    n, _, height, width = pictures.shape
+    zoom = 2 if height < 100 else 1
+    step_y, step_x = height * zoom + gap, width * zoom + gap
+    whole = Image.new("RGB", (columns * step_x - gap, -(-n // columns) * step_y - gap), "white")
+    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+        image = Image.fromarray(picture).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+        whole.paste(image, (i % columns * step_x, i // columns * step_y))
+    buffer = io.BytesIO()
+    whole.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def merge(path: Path, rows: Sequence[Row], column: str, order: Iterable[str]) -> None:
+    """Write rows to a table, in place of those that have the same entry in `column`; the others stay.
+
+    Rows come in the order of `order`, by `column`. Raises ValueError if the table there has other columns.
+    """
+    old: list[Row] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    if any(set(r) != set(rows[0]) or None in r.values() for r in old):
+        raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
+    new = {r[column] for r in rows}
+    rank = {name: i for i, name in enumerate(order)}
+    kept = [{name: r[name] for name in rows[0]} for r in old if r[column] not in new]
+    write_csv(path, sorted([*kept, *rows], key=lambda r: rank.get(r[column], len(rank))))
+
+
+def measure_reader(scene: str, device="cpu") -> None:
+    """Score a scene's reader on held-out renderings, and put the rows into reader.csv."""
+    reader = readers.load(scene, device)
+    pictures = _renderings(scene, RENDERINGS, reader.size, {})
+    rows = score_reader(reader, pictures)
+    for r in rows:
+        log.info("reader of %s: %s %s", scene, r["factor"], r["score"])
+    merge(outputs("tables", "reader.csv"), rows, "scene", SCENES)
+
+
+def measure_generator(name: str, n: int, device="cpu") -> None:
+    """Measure a generator by n samples; write its rows of backbones.csv and its sheet of samples."""
+    scene, fixed = GENERATORS[name]
+    backbone, reader = backbones.load(name, device), readers.load(scene, device)
+    entry = backbone.entry
+    told = backbone.kind == "text-to-image"
+    texts, asked = prompts(n) if told else (None, {})
+    key = digest(
+        backbones.WEIGHTS / entry.folder, CHUNK, entry.steps, entry.guidance, PROMPT_SEED, (texts or [])[:CHUNK]
+    )
+    # A last file that is not full belongs to its n alone.
+    drawn = samples(backbone, n, texts, outputs("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
+    first = torch.arange(SHEET)
+    write_bytes(outputs("figures", f"samples_{name}.png"), sheet(drawn[first]))
+    rows = []
+    if told:
+        lines = [{"seed": seed, "prompt": text} for seed, text in enumerate(texts[:SHEET])]
+        write_csv(outputs("tables", f"samples_{name}.csv"), lines)
+        rows += agreement(_read(reader, drawn), asked)
+        rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {})))
+    rows.append(distance(reader, drawn, _renderings(scene, 2 * n, entry.size, fixed)))
+    for r in rows:
+        log.info("%s: %s %s", name, r["measure"], r["value"])
+    rows = [{"backbone": name, **r} for r in rows]
+    merge(outputs("tables", "backbones.csv"), rows, "backbone", GENERATORS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0 if all was measured, 1 if, with no names given, weights of some are missing."""
+    parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.evaluate", description=__doc__)
+    known = [*READERS, *GENERATORS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all if none is given")
+    parser.add_argument("--samples", type=int, default=2000, help="pictures drawn by each generator (2000)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    strange = [name for name in options.names if name not in known]
+    if strange:
+        parser.error(f"cannot measure {', '.join(strange)}: choose from {', '.join(known)}")
+    if options.samples < 100:
+        parser.error(f"{options.samples} samples are too few to measure with: take at least 100")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    missing = 0
+    for name in options.names or known:
+        try:
+            if name in READERS:
+                measure_reader(READERS[name], options.device)
+            else:
+                measure_generator(name, options.samples, options.device)
+        except FileNotFoundError as error:
+            if options.names:
+                raise SystemExit(f"{name}: {error}") from error
+            log.warning("%s is left out: %s", name, error)
+            missing = 1
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"{name}: {error}") from error
+    return missing
+
+
+def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str]) -> data.Pictures:
+    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed)
+
+
+def _batches(n: int, size: int = 100) -> Iterable[Tensor]:
+    return torch.arange(n).split(size)
+
+
+def _floats(pictures: Tensor) -> Tensor:
+    return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
+
+
+def _features(reader: Reader, pictures: data.Chunks) -> np.ndarray:
+    device = next(reader.parameters()).device
+    with torch.no_grad():
+        parts = [reader.features(_floats(pictures[rows]).to(device)).cpu() for rows in _batches(len(pictures))]
+    return torch.cat(parts).double().numpy()
+
+
+def _read(reader: Reader, pictures: data.Chunks) -> Values:
+    device = next(reader.parameters()).device
+    parts = [reader.read(_floats(pictures[rows]).to(device)).values for rows in _batches(len(pictures))]
+    return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
+
+
+def _row(measure: str, value: float, low: float, high: float, n: int, floor: float | None = None) -> Row:
+    """One row of backbones.csv, without the backbone's name; n is the number of pictures that count."""
+    numbers = {"value": value, "low": low, "high": high, "floor": floor}
+    return {"measure": measure, **{k: "" if x is None else f"{x:.4f}" for k, x in numbers.items()}, "n": str(n)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

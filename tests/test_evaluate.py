@@ -1,0 +1,196 @@
+"""The evaluation: tables, prompts, samples and scores, on stand-ins that take no time."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lsvd.testbed import data, evaluate, jobs, train
+from lsvd.testbed.reader import Reader
+from lsvd.testbed.scene import Factor, Scene
+from lsvd.testbed.scenes import SCENES
+
+
+def draw(values, size):
+    n = len(values["grey"])
+    shade = values["grey"].view(n, 1, 1, 1) * 0.5 + 0.4 * (values["top"] == 1).float().view(n, 1, 1, 1)
+    return shade.expand(n, 3, size, size).clone()
+
+
+BLANKS = Scene("blanks", (Factor("grey", "fine", range=(0.0, 1.0)), Factor("top", "middle", ("low", "high"))), draw)
+
+
+class Oracle(Reader):
+    """Reads `grey` with a known error, and `top` wrongly in the first picture of each batch."""
+
+    def forward(self, pictures):
+        mean = pictures.mean((1, 2, 3))
+        high = (mean > 0.45).float()
+        wrong = torch.zeros_like(high)
+        wrong[0] = 1
+        right = torch.stack([1 - high, high], -1)
+        return {
+            "grey": 2 * ((mean - 0.4 * high) / 0.5) - 1 + 0.2,
+            "top": torch.where(wrong.bool()[:, None], 1 - right, right) * 20,
+        }
+
+
+def test_reader_scores_are_accuracy_and_r_squared(tmp_path):
+    class Few(data.Pictures):
+        """Pictures in memory, grey only up to 0.8 so that nothing is clipped, never ambiguous."""
+
+        def __init__(self, n):
+            self.values = {"grey": torch.linspace(0.2, 0.8, n), "top": torch.arange(n) % 2}
+            self.values["grey"] = torch.where(
+                self.values["top"] == 1, self.values["grey"], self.values["grey"].clamp(0, 0.6)
+            )
+            self.n, self.pictures = n, BLANKS.render(self.values, 32)
+
+        def __getitem__(self, index):
+            return self.pictures[index]
+
+    pictures = Few(300)
+    rows = {r["factor"]: r for r in evaluate.score_reader(Oracle(BLANKS, 32), pictures)}
+    assert float(rows["top"]["score"]) == pytest.approx(1 - 3 / 300, abs=1e-4)
+    expected = 1 - 0.1**2 / pictures.values["grey"].double().var(correction=0).item()
+    assert float(rows["grey"]["score"]) == pytest.approx(expected, abs=2e-3)
+    assert list(rows["grey"]) == ["scene", "factor", "scale", "kind", "score"]
+    assert (rows["grey"]["kind"], rows["top"]["kind"]) == ("continuous", "categorical")
+
+
+def test_agreement_counts_only_what_the_prompt_mentions():
+    n = 40
+    none = torch.full((n,), -1)
+    asked = {name: none for name in evaluate.PROMPTED} | {"gender": none.clone()}
+    asked["gender"][:20] = 1
+    read = {name: torch.zeros(n, dtype=torch.long) for name in evaluate.PROMPTED}
+    read["gender"][:15] = 1
+    (row,) = evaluate.agreement(read, asked)
+    assert row["measure"] == "prompt agreement: gender" and row["n"] == "20"
+    assert float(row["value"]) == 0.75
+    # Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
+    z, p, m = 1.959964, 0.75, 20
+    half = z * np.sqrt(p * (1 - p) / m + z**2 / (4 * m**2))
+    assert float(row["low"]) == pytest.approx((p + z**2 / (2 * m) - half) / (1 + z**2 / m), abs=1e-4)
+    assert float(row["high"]) == pytest.approx((p + z**2 / (2 * m) + half) / (1 + z**2 / m), abs=1e-4)
+
+
+def test_fidelity_is_psnr_in_decibels():
+    class Noisy:
+        def encode(self, pictures):
+            return pictures
+
+        def decode(self, codes):
+            return codes + 0.01
+
+    few = data.Chunks([], 1, 30)
+    few.__class__ = type(
+        "Few", (data.Chunks,), {"__getitem__": lambda self, index: torch.full((len(index), 3, 8, 8), 0.5)}
+    )
+    row = evaluate.fidelity(Noisy(), few)
+    assert float(row["value"]) == pytest.approx(40, abs=1e-3) and row["n"] == "30"
+
+
+def test_prompts_do_not_depend_on_how_many():
+    texts, asked = evaluate.prompts(100)
+    fewer, asked_fewer = evaluate.prompts(40)
+    assert texts[:40] == fewer and len(texts) == 100
+    assert all(torch.equal(asked[name][:40], asked_fewer[name]) for name in asked)
+    assert len(set(texts)) > 90
+
+
+class Sampler:
+    name, kind = "sampler", "unconditional"
+
+    def __init__(self):
+        self.seeds = []
+
+
+def test_a_stopped_run_of_samples_goes_on(tmp_path, monkeypatch):
+    def sample(backbone, texts, seeds, batch):
+        if backbone.fail and seeds[0] >= 32:
+            raise KeyboardInterrupt
+        backbone.seeds += seeds
+        return torch.tensor(list(seeds)).view(-1, 1, 1, 1).expand(-1, 3, 4, 4) / 255
+
+    monkeypatch.setattr(evaluate.trajectory, "sample", sample)
+    backbone = Sampler()
+    backbone.fail = True
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.samples(backbone, 70, None, tmp_path)
+    backbone.fail = False
+    drawn = evaluate.samples(backbone, 70, None, tmp_path)
+    assert backbone.seeds == list(range(70))
+    assert drawn[torch.arange(70)][:, 0, 0, 0].tolist() == list(range(70))
+    assert len(drawn) == 70
+
+
+def test_the_digest_follows_weights_and_settings(tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "w").write_bytes(b"1")
+    first = evaluate.digest(tmp_path, 30, 3.0)
+    assert first == evaluate.digest(tmp_path, 30, 3.0)
+    assert first != evaluate.digest(tmp_path, 31, 3.0)
+    (tmp_path / "unet" / "w").write_bytes(b"2")
+    assert first != evaluate.digest(tmp_path, 30, 3.0)
+
+
+def test_merging_replaces_what_was_measured_and_keeps_the_rest(tmp_path):
+    def rows(name, *values):
+        return [{"backbone": name, "measure": f"m{i}", "value": v} for i, v in enumerate(values)]
+
+    def read():
+        with path.open(newline="") as file:
+            return [(r["backbone"], r["measure"], r["value"]) for r in csv.DictReader(file)]
+
+    path, order = tmp_path / "tables" / "t.csv", ["a", "b"]
+    evaluate.merge(path, rows("b", "1", "2"), "backbone", order)
+    evaluate.merge(path, rows("other", "9"), "backbone", order)
+    evaluate.merge(path, rows("a", "3"), "backbone", order)
+    assert read() == [("a", "m0", "3"), ("b", "m0", "1"), ("b", "m1", "2"), ("other", "m0", "9")]
+    evaluate.merge(path, rows("b", "5"), "backbone", order)
+    assert read() == [("a", "m0", "3"), ("b", "m0", "5"), ("other", "m0", "9")]
+    whole = path.read_text()
+    path.write_text(whole[:-4])
+    with pytest.raises(ValueError, match="damaged or has other columns"):
+        evaluate.merge(path, rows("a", "1"), "backbone", order)
+    path.write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError, match="backbone, measure, value"):
+        evaluate.merge(path, rows("a", "1"), "backbone", order)
+    assert path.read_text() == "x,y\n1,2\n"
+
+
+def test_the_sheet_shows_every_picture_in_reading_order():
+    pictures = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16) * 20
+    image = np.asarray(Image.open(io.BytesIO(evaluate.sheet(pictures, columns=4))))
+    assert image.shape == (3 * 34 - 2, 4 * 34 - 2, 3)
+    assert [image[34 * (i // 4) + 5, 34 * (i % 4) + 5, 0] for i in range(10)] == [20 * i for i in range(10)]
+
+
+def test_held_out_means_held_out_and_models_are_compared_with_what_they_learned():
+    assert evaluate.HELD_OUT != jobs.TRAINING_SEED
+    for name, (scene, fixed) in evaluate.GENERATORS.items():
+        recipe = train.RECIPES[name]
+        assert recipe.scene == scene in SCENES
+        if name != "mini-sd":  # whose prompts ask for photos
+            assert dict(recipe.fixed) == fixed
+    assert set(evaluate.READERS) <= set(train.RECIPES)
+
+
+def test_the_command_line_refuses_in_one_sentence(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["mini-dogs"])
+    assert "cannot measure mini-dogs: choose from reader-portraits" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.main(["mini-sd", "--samples", "5"])
+    assert "too few" in capsys.readouterr().err
+    monkeypatch.setattr(evaluate.backbones, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(evaluate.readers, "FOLDER", tmp_path)
+    with pytest.raises(SystemExit, match="mini-cats: there are no weights"):
+        evaluate.main(["mini-cats"])
+    with pytest.raises(SystemExit, match="reader-cats: .*train it"):
+        evaluate.main(["reader-cats"])
+    assert evaluate.main([]) == 1

@@ -4,8 +4,6 @@ A job has a `model`; prepare() gets its data; loss(step, generator) draws all th
 export(model) writes float16 weights into a folder, whole or not at all.
 """
 
-import hashlib
-import shutil
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd.files import replace_folder
 from lsvd.testbed import captions, data, models, reader
@@ -173,107 +171,6 @@ class Clip(Job):
 
     def shipped(self) -> CLIPModel:
         return CLIPModel.from_pretrained(self.folder, dtype=torch.float32)
-
-
-class TextDenoiser(Job):
-    """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights (Hang et al. 2023, arXiv 2303.09556).
-
-    Latents are computed once, by the autoencoder that is shipped; captions are drawn afresh at each step.
-    """
-
-    gamma = 5.0
-
-    def build(self) -> UNet2DConditionModel:
-        self.schedule = models.text_schedule()
-        return models.denoiser(**self.recipe.model)
-
-    def parts(self) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-        """The trained autoencoder, text tower and tokenizer. Raises FileNotFoundError if one is missing."""
-        vae, clip = self.runs / "autoencoder" / "vae", self.weights / "mini-clip"
-        vae = vae if vae.exists() else self.weights / "mini-sd" / "vae"
-        for part, name in ((vae, "autoencoder"), (clip, "mini-clip")):
-            if not part.exists():
-                raise FileNotFoundError(f"{part} does not exist: train it first, python -m lsvd.testbed.train {name}")
-        self.vae_folder = vae
-        towers = CLIPModel.from_pretrained(clip, dtype=torch.float32)
-        autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32)
-        return autoencoder, models.text_tower(towers).eval(), CLIPTokenizer.from_pretrained(clip)
-
-    @torch.no_grad()
-    def prepare(self) -> None:
-        super().prepare()
-        vae, text, self.tokens = self.parts()
-        vae, self.text = vae.to(self.device).eval(), text.to(self.device).requires_grad_(False)
-        weights = self.vae_folder / "diffusion_pytorch_model.safetensors"
-        key = hashlib.sha256(weights.read_bytes() + self.data.key.encode()).hexdigest()[:8]
-
-        def encode(number: int):
-            rows = torch.arange(number * data.CHUNK, min((number + 1) * data.CHUNK, len(self.data)))
-            means = [vae.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in rows.split(32)]
-            return (torch.cat(means) * vae.config.scaling_factor).half().cpu().numpy()
-
-        home = self.runs / "data" / f"latents-{self.scene.name}-{len(self.data)}-{key}"
-        files = data.fill(home, -(-len(self.data) // data.CHUNK), encode, "encoding")
-        self.latents = data.Chunks(files, data.CHUNK, len(self.data))
-
-    def loss(self, step: int, g: torch.Generator) -> Tensor:
-        index = self.draw(g)
-        x = self.latents[index].float()
-        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
-        ids = token_ids(self.tokens, captions.captions(self.data.values_at(index), g))
-        x, t, noise, ids = (tensor.to(self.device) for tensor in (x, t, noise, ids))
-        with torch.no_grad():
-            states = self.text(ids).last_hidden_state
-        with self.amp():
-            v = self.call(self.schedule.add_noise(x, noise, t), t, states).float()
-        kept = self.schedule.alphas_cumprod.to(self.device)[t]
-        snr = kept / (1 - kept)
-        error = (v - self.schedule.get_velocity(x, noise, t)).square().mean((1, 2, 3))
-        return (error * snr.clamp_max(self.gamma) / (snr + 1)).mean()
-
-    def export(self) -> None:
-        vae, text, tokens = self.parts()
-        pipeline = StableDiffusionPipeline(
-            vae=half(vae),
-            text_encoder=half(text),
-            tokenizer=tokens,
-            unet=half(self.model),
-            scheduler=self.schedule,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        with replace_folder(self.folder) as new:
-            pipeline.save_pretrained(new)
-            shutil.rmtree(new / "text_encoder")
-            save_transformer(text, new / "text_encoder")
-            (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")
-
-    def shipped(self) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
-
-
-class PixelDenoiser(Job):
-    """Prediction of the noise, unweighted (Ho et al. 2020, arXiv 2006.11239)."""
-
-    def build(self) -> UNet2DModel:
-        self.schedule = models.pixel_schedule()
-        return models.pixel_denoiser(size=self.recipe.size, **self.recipe.model)
-
-    def loss(self, step: int, g: torch.Generator) -> Tensor:
-        x = self.data[self.draw(g)] * 2 - 1
-        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
-        x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
-        with self.amp():
-            predicted = self.call(self.schedule.add_noise(x, noise, t), t)
-        return F.mse_loss(predicted.float(), noise)
-
-    def export(self) -> None:
-        with replace_folder(self.folder) as new:
-            DDPMPipeline(unet=half(self.model), scheduler=self.schedule).save_pretrained(new)
-
-    def shipped(self) -> UNet2DModel:
-        return UNet2DModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
 
 
 class ReaderJob(Job):

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lsvd.testbed import loop
-from lsvd.testbed.jobs import WEIGHTS, Autoencoder, Clip, Job, PixelDenoiser, ReaderJob, Recipe, TextDenoiser
+from lsvd.testbed.diffusion import PixelDenoiser, TextDenoiser
+from lsvd.testbed.jobs import WEIGHTS, Autoencoder, Clip, Job, ReaderJob, Recipe
 from lsvd.testbed.scenes import SCENES
 
 PHOTO = {"style": "photo"}
@@ -21,9 +22,11 @@ RECIPES = {
     "reader-portraits": Recipe(ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999),
     "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4, ema=0.999),
     "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
-    "mini-portraits": Recipe(PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4),
-    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4),
+    "mini-portraits": Recipe(
+        PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO, compile=True
+    ),
+    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4, compile=True),
+    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4, compile=True),
     "reader-cats": Recipe(ReaderJob, "cats", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
     "reader-churches": Recipe(ReaderJob, "churches", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
 }

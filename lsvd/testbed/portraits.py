@@ -251,7 +251,7 @@ class _Painter:
 
     def paint_nose(self) -> None:
         c, u, v = self.canvas, self.u, self.v
-        x, f = self.at(0.0, 0.47)
+        x, _ = self.at(0.0, 0.47)
         base, _ = self.at(0.0, 0.40)
         width = 0.058 + 0.012 * self.male + 0.012 * self.old
         dark = self.skin_shadow * 0.80

@@ -17,10 +17,10 @@ STONE = {
     "grey": (0.57, 0.60, 0.65),
 }
 MORTAR = {
-    "white": (0.66, 0.63, 0.62),
-    "sand": (0.63, 0.45, 0.22),
-    "red": (0.95, 0.70, 0.60),
-    "grey": (0.31, 0.33, 0.39),
+    "white": (0.52, 0.50, 0.54),
+    "sand": (0.50, 0.33, 0.14),
+    "red": (1.00, 0.84, 0.76),
+    "grey": (0.20, 0.22, 0.29),
 }
 ROOF = {
     "orange": (0.93, 0.44, 0.17),
@@ -130,14 +130,14 @@ def draw(values: Values, size: int) -> Tensor:
     fill(path, torch.lerp(pebble, flat(0.62, 0.60, 0.64) * light, (0.7 * snow).view(-1, 1)), 0.9)
 
     # Bricks: courses, each half a brick away from the last; some bricks are darker, by a fixed rule.
-    course, length, mortar_half = 0.125, 0.24, 0.017
+    course, length, mortar_half = 0.140, 0.26, 0.020
     row = torch.floor(v / course)
     along = u / length + 0.5 * torch.remainder(row, 2)
     across, level = torch.remainder(along, 1.0) - 0.5, torch.remainder(v / course, 1.0) - 0.5
     joint = torch.maximum(across.abs() * length - 0.5 * length, level.abs() * course - 0.5 * course) + mortar_half
     bricked = is_("texture", "bricks")
     joints = c.cover(-joint * scale) * bricked
-    darker = bricked * 0.40 * (torch.remainder(0.618 * torch.floor(along) + 0.371 * row, 1.0) > 0.55)
+    darker = bricked * 0.45 * (torch.remainder(0.618 * torch.floor(along) + 0.371 * row, 1.0) > 0.55)
     arched = is_("windows", "arched")
     glass = torch.lerp(flat(0.16, 0.20, 0.36) * light, flat(1.0, 0.84, 0.35), night.view(-1, 1))
     glow = flat(1.0, 0.80, 0.40)

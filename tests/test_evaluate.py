@@ -194,3 +194,63 @@ def test_the_command_line_refuses_in_one_sentence(monkeypatch, tmp_path, capsys)
     with pytest.raises(SystemExit, match="reader-cats: .*train it"):
         evaluate.main(["reader-cats"])
     assert evaluate.main([]) == 1
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Untrained miniatures of a text-to-image and a pixel model and of their readers, 32 pixels, two steps."""
+    from diffusers import DDPMPipeline, StableDiffusionPipeline
+
+    from lsvd.backbones import REGISTRY, Entry
+    from lsvd.testbed import models
+
+    torch.manual_seed(0)
+    tokens = models.tokenizer(evaluate.captions.words())
+    vae = models.autoencoder((8, 8, 8), size=32)
+    sd = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=models.text_tower(models.clip(tokens, layers=1)),
+        tokenizer=tokens,
+        unet=models.denoiser((16, 16), size=8),
+        scheduler=models.text_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    sd.save_pretrained(tmp_path / "weights" / "mini-sd")
+    pixels = DDPMPipeline(unet=models.pixel_denoiser((16, 32, 32), size=32), scheduler=models.pixel_schedule())
+    pixels.save_pretrained(tmp_path / "weights" / "mini-cats")
+    for name in ("portraits", "cats"):
+        Reader(SCENES[name], 32, (8, 8, 8, 8), features=4).save(tmp_path / "readers" / name)
+    monkeypatch.setattr(evaluate.readers, "FOLDER", tmp_path / "readers")
+    monkeypatch.setattr(evaluate.backbones, "WEIGHTS", tmp_path / "weights")
+    monkeypatch.setitem(REGISTRY, "mini-sd", Entry("mini-sd", "text-to-image", "mini-sd", "", 32, 2, 3.0))
+    monkeypatch.setitem(REGISTRY, "mini-cats", Entry("mini-cats", "unconditional", "mini-cats", "", 32, 2))
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setattr(evaluate, "RENDERINGS", 100)
+    monkeypatch.setattr(evaluate, "RECONSTRUCTIONS", 20)
+    small = evaluate.data.pictures
+    monkeypatch.setattr(evaluate.data, "pictures", lambda *arguments: small(*arguments, chunk=50))
+    return tmp_path / "outputs"
+
+
+def test_the_whole_command_on_miniatures(tiny):
+    assert evaluate.main(["reader-cats", "mini-cats", "mini-sd", "--samples", "100"]) == 0
+    with (tiny / "tables" / "backbones.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["backbone", "measure", "value", "low", "high", "floor", "n"]
+    measures = [f"prompt agreement: {name}" for name in evaluate.PROMPTED] + [
+        "autoencoder PSNR (dB)",
+        "frechet distance",
+    ]
+    assert [r["measure"] for r in rows if r["backbone"] == "mini-sd"] == measures
+    assert [r["measure"] for r in rows if r["backbone"] == "mini-cats"] == ["frechet distance"]
+    for r in rows:
+        assert float(r["low"]) <= float(r["value"]) <= float(r["high"])
+        assert bool(r["floor"]) == (r["measure"] == "frechet distance")
+    with (tiny / "tables" / "reader.csv").open(newline="") as file:
+        assert [r["factor"] for r in csv.DictReader(file)] == [f.name for f in SCENES["cats"].factors]
+    assert Image.open(tiny / "figures" / "samples_mini-sd.png").size == (8 * 66 - 2, 8 * 66 - 2)
+    cached = {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
+    assert evaluate.main(["mini-cats", "--samples", "100"]) == 0
+    assert cached == {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}

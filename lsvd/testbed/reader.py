@@ -11,7 +11,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from lsvd.files import replace_folder
 from lsvd.testbed.scene import Scene, Values
+from lsvd.testbed.scenes import SCENES
 
 FOLDER = Path(__file__).parents[1] / "weights" / "readers"
 SIZES = {"portraits": 128}
@@ -159,8 +161,6 @@ class Reader(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors (float16) into `folder`, whole or not at all."""
-        from lsvd.files import replace_folder
-
         config = {
             "scene": self.scene.name,
             "size": self.size,
@@ -186,8 +186,6 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
     other factors than the scene has today.
     """
     if isinstance(scene, str):
-        from lsvd.testbed.scenes import SCENES
-
         if scene not in SCENES:
             raise ValueError(f"there is no scene {scene!r}; the scenes are {', '.join(SCENES)}")
         scene = SCENES[scene]

@@ -17,7 +17,7 @@ MODELS ?= all
 
 # The one list of notebooks. All of them, or those named: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
-EXECUTED = $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
+EXECUTED := $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
 
 PINS := requirements.txt constraints.txt
 # What every notebook's results depend on: the package with its weights, and the pins.
@@ -60,24 +60,27 @@ env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands d
 reproduce: $(EXECUTED) ## run the notebooks whose sources changed; PARAMS=file.yml and BACKBONE=name set parameters
 	@echo "outputs/notebooks: $(words $(EXECUTED)) notebooks up to date; figures in outputs/figures, tables in outputs/tables"
 
-# Papermill saves as it goes along, so the unfinished notebook has another name; it is kept when a cell fails.
+# Papermill saves as it goes along, so the unfinished notebook has another name; it is kept when a cell fails, and the
+# result of an earlier run is gone by then: nothing in outputs/notebooks looks done that is not.
 # The result carries the date of its start: what is edited during a run counts as newer.
-outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
+# A static pattern rule: one that only matches would be passed over without a word if a source were missing.
+$(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
 	@echo "running $<"
 	@mkdir -p outputs/figures outputs/tables
-	@rm -f $(@:.ipynb=.failed.ipynb)
+	@rm -f $@ $(@:.ipynb=.failed.ipynb)
 	@touch outputs/notebooks/.$*.started
-	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar \
+	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar --log-level WARNING \
 	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) $(if $(BACKBONE),-p backbone $(BACKBONE)) \
 	  || { echo "$< did not finish; what it got done is in $(@:.ipynb=.failed.ipynb)" >&2; exit 1; }
 	@touch -r outputs/notebooks/.$*.started $(@:.ipynb=.failed.ipynb)
 	@mv $(@:.ipynb=.failed.ipynb) $@
 	@rm -f outputs/notebooks/.$*.started
 
-# Rewritten only when it changes: a file that was taken away, or another parameter, is a change too.
+# Rewritten only when it changes: a file that was taken away, or another parameter, is a change too. (The + runs it
+# under make -n as well, which would otherwise take it for changed.)
 outputs/notebooks/.inputs: FORCE
-	@mkdir -p $(@D)
-	@printf '%s\n' '$(SETTINGS)' $(SOURCES) | cmp -s - $@ || printf '%s\n' '$(SETTINGS)' $(SOURCES) > $@
+	+@mkdir -p $(@D)
+	+@printf '%s\n' '$(SETTINGS)' $(SOURCES) | cmp -s - $@ || printf '%s\n' '$(SETTINGS)' $(SOURCES) > $@
 
 test: $(ENVIRONMENT) ## check style, then run the unit tests, the end-to-end tests and the notebooks (nbval)
 	$(PY) -m ruff check .

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WEIGHTS = ROOT / "lsvd" / "weights"
 MAX_CELL_LINES = 25
+WIDGET = "application/vnd.jupyter.widget-view+json"
 MAX_WEIGHT_BYTES = 60 * 10**6
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -71,6 +72,9 @@ def problems(notebook: dict) -> list[str]:
                 found.append(f"cell {index}: more than {MAX_CELL_LINES} lines")
             if any(output["output_type"] == "error" for output in cell["outputs"]):
                 found.append(f"cell {index}: ended in an error")
+            kinds = {kind for output in cell["outputs"] for kind in output.get("data", {})}
+            if WIDGET in kinds and "nbval-ignore-output" not in cell["metadata"].get("tags", []):
+                found.append(f"cell {index}: a widget or progress bar in an output that nbval compares")
             texts += [text for output in cell["outputs"] for text in output_texts(output)]
         for path in machine_paths("\n".join(texts)):
             found.append(f"cell {index}: names a place on one machine, {path}")
@@ -135,6 +139,7 @@ def change(path: list, value) -> callable:
         change(["cells", 1, "source"], "steps = 3\nhalf = steps // 2"),
         change(["cells", 2, "outputs", 0, "text"], "saved to /tmp/x.png"),
         change(["cells", 2, "outputs", 0, "text"], f"saved to {ROOT}/outputs"),
+        change(["cells", 2, "outputs", 0], nbformat.v4.new_output("display_data", data={WIDGET: {}})),
         change(["cells", 2, "outputs", 0], nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])),
         change(["cells", 2, "outputs", 0], nbformat.v4.new_output("execute_result", data={"text/plain": "'/root/x'"})),
     ],

@@ -91,7 +91,7 @@ def pictures(
 
     def draw(number: int) -> np.ndarray:
         values = scene.sample(chunk, generator(seed, number), **fixed)
-        drawn = (scene.render(values, size) * 255).round().to(torch.uint8).numpy()
+        drawn = (scene.render(values, size, batch=8) * 255).round().to(torch.uint8).numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **{name: value.numpy() for name, value in values.items()})
         write_bytes(home / f"{number:05d}.npz", buffer.getvalue())

@@ -96,6 +96,8 @@ class _Painter:
         light, dark = (torch.tensor(t, device=device) for t in (LIGHT_SKIN, DARK_SKIN))
         self.skin = torch.lerp(light, dark, values["skin"].float().view(n, 1))
         self.skin_shadow = self.skin * torch.tensor([0.80, 0.72, 0.70], device=device)
+        # Lines and freckles: darker still on dark skin, where the same ratio would be a smaller step.
+        self.skin_line = self.skin_shadow * (0.56 - 0.30 * values["skin"].float().view(n, 1))
         hair = palette(HAIR, tuple(HAIR), values["hair_colour"])
         self.hair = hair
         self.hair_dark, self.hair_light = hair * 0.72, 1 - (1 - hair) * 0.80
@@ -230,24 +232,24 @@ class _Painter:
             spots = [(0.42, 0.125), (0.58, 0.10), (0.74, 0.13), (0.50, 0.185), (0.66, 0.19), (0.34, 0.18), (0.82, 0.20)]
             for longitude, height in spots:
                 x, f = self.at(side * longitude)
-                c.paint(sdf.circle((u - x) / f, v - height, 0.0165), self.skin_shadow * 0.66, cover * self.freckles)
+                c.paint(sdf.circle((u - x) / f, v - height, 0.0165), self.skin_line * 1.15, cover * self.freckles)
         # Lines of age: forehead, frown, crow's feet, bags under the eyes, and the folds from nose to mouth.
-        line = self.skin_shadow * 0.62
-        depth = self.old * (0.22 + 0.78 * self.wrinkles) * cover
+        line = self.skin_line
+        depth = self.old * (0.15 + 0.85 * self.wrinkles) * cover
         centre, f = self.at(0.0)
         for height, width in ((-0.30, 0.15), (-0.245, 0.18), (-0.19, 0.14)):
-            c.paint(sdf.arc(u - centre, v - height, width * f, -0.02, 0.0085), line, depth, soft=0.008)
+            c.paint(sdf.arc(u - centre, v - height, width * f, -0.02, 0.0105), line, depth, soft=0.008)
         for side in (-1, 1):
             x, f = self.at(side * 0.42)
-            c.paint(sdf.arc(u - x, v - 0.105, 0.085 * f, 0.035, 0.008), line, depth, soft=0.01)
-            c.paint(sdf.arc(u - x, v - 0.14, 0.065 * f, 0.03, 0.006), line, 0.8 * depth, soft=0.01)
+            c.paint(sdf.arc(u - x, v - 0.105, 0.085 * f, 0.035, 0.010), line, depth, soft=0.01)
+            c.paint(sdf.arc(u - x, v - 0.14, 0.065 * f, 0.03, 0.008), line, 0.8 * depth, soft=0.01)
             near, _ = self.at(side * 0.24)
             far, _ = self.at(side * 0.47)
-            c.paint(sdf.segment(u, v, near, 0.185, far, 0.355, 0.0095), line, depth, soft=0.012)
+            c.paint(sdf.segment(u, v, near, 0.185, far, 0.355, 0.0125), line, depth, soft=0.012)
             eye, _ = self.at(side * 0.80)
             end, _ = self.at(side * 1.02)
             for rise in (-0.055, 0.0, 0.055):
-                c.paint(sdf.segment(u, v, eye, 0.02 + 0.3 * rise, end, 0.02 + rise, 0.006), line, depth, soft=0.008)
+                c.paint(sdf.segment(u, v, eye, 0.02 + 0.3 * rise, end, 0.02 + rise, 0.008), line, depth, soft=0.008)
 
     def paint_nose(self) -> None:
         c, u, v = self.canvas, self.u, self.v

@@ -102,7 +102,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     columns = list(rows[0])
     for number, row in enumerate(rows):
         if set(row) != set(columns):
-            raise ValueError(f"row {number} for {path} has columns {', '.join(row)}; the first has {', '.join(columns)}")
+            raise ValueError(f"row {number} for {path} has {', '.join(row)}; the first has {', '.join(columns)}")
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

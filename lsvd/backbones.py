@@ -1,0 +1,382 @@
+"""The diffusion models: a registry of names, and one interface for text-to-image and unconditional ones.
+
+Codes are what the diffusion runs on, shape (B, C, H, W): an autoencoder's latents, or for pixel models the picture
+itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
+"""
+
+import json
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from lsvd.schedulers import accepts
+from lsvd.svd import check_code
+
+Kind = Literal["text-to-image", "unconditional"]
+OnStep = Callable[[int, Tensor, Tensor], Tensor]
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a backbone, and the defaults it is used with.
+
+    `size` is the side of a picture in pixels. `tx` is the timestep Tx of an edit as a fraction of T, `dtau` where the
+    target code is taken, in steps of the schedule (positive is noisier), `k` the number of triplets kept of each code:
+    our choices, since the paper's summary leaves them open.
+    """
+
+    name: str
+    kind: Kind
+    folder: str
+    stands_for: str = ""
+    size: int = 0
+    steps: int = 50
+    guidance: float | None = None
+    tx: float = 0.6
+    dtau: int = 1
+    k: int = 6
+
+
+REGISTRY: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("mini-sd", "text-to-image", "mini-sd", "Stable Diffusion 2.1", 128, steps=30, guidance=3.0),
+        Entry("mini-portraits", "unconditional", "mini-portraits", "google/ddpm-ema-celebahq-256", 64),
+        Entry("mini-cats", "unconditional", "mini-cats", "google/ddpm-ema-cat-256", 64),
+        Entry("mini-churches", "unconditional", "mini-churches", "google/ddpm-ema-church-256", 64),
+    )
+}
+
+
+class Backbone(ABC):
+    """A diffusion model with its scheduler. Make one with `load`, or from a pipeline of your own.
+
+    `pipe` is the diffusers pipeline, untouched; `scheduler` the one that sampling uses; `entry` the defaults.
+    """
+
+    kind: Kind
+
+    def __init__(self, pipe: DiffusionPipeline, entry: Entry, scheduler: SchedulerMixin, words: Iterable[str] = ()):
+        self.pipe, self.entry, self.scheduler, self.words = pipe, entry, scheduler, frozenset(words)
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under, or its folder's."""
+        return self.entry.name
+
+    @property
+    def device(self) -> torch.device:
+        """The device that codes are expected on."""
+        return self.pipe.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the model and of its codes."""
+        return self.pipe.unet.dtype
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of one code."""
+        size = self.pipe.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.pipe.unet.config.in_channels, height, width
+
+    @property
+    def T(self) -> int:
+        """The number of timesteps of training; a schedule runs from about T down to 0."""
+        return self.scheduler.config.num_train_timesteps
+
+    def with_scheduler(self, scheduler: SchedulerMixin | type[SchedulerMixin]) -> "Backbone":
+        """The same model, sharing its weights, with another scheduler; a class takes over the present one's config."""
+        if isinstance(scheduler, type):
+            scheduler = scheduler.from_config(self.scheduler.config)
+        return type(self)(self.pipe, self.entry, scheduler, self.words)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Standard normal noise, shape (B, C, H, W), picture i from a CPU generator seeded with seeds[i] alone.
+
+        Drawn in float32 and then cast, so that every device and dtype starts from the same noise, bit for bit the same
+        alone or in a batch. Raises ValueError for a seed that is no whole number from 0 to 2**32 - 1 (torch's CPU
+        generator reads 32 bits only).
+        """
+        draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in check_seeds(seeds)]
+        return torch.stack(draws).to(self.device, self.dtype)
+
+    def check_codes(self, codes: Tensor, count: int | None = None) -> Tensor:
+        """The codes, on the model's device in its dtype. Raises ValueError if their shape is not (B, C, H, W), or not
+        `count` of them, or if one is not finite."""
+        check_code(codes)
+        shape = tuple(codes.shape)
+        if len(shape) != 4 or shape[1:] != self.latent_shape or (count is not None and shape[0] != count):
+            wanted = ", ".join(str(n) for n in ("B" if count is None else count, *self.latent_shape))
+            raise ValueError(f"{self.name} takes codes of shape ({wanted}), not {shape}")
+        return codes.to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, batch: int = 16) -> Tensor:
+        """Pictures, shape (B, 3, height, width) in [0, 1], to codes, shape (B, C, H, W): the mean, no sampling.
+
+        Raises ValueError for another shape or range.
+        """
+        check_code(pictures, "the picture")
+        if pictures.ndim != 4 or pictures.shape[1] != 3:
+            raise ValueError(f"pictures have shape (B, 3, height, width), not {tuple(pictures.shape)}")
+        if pictures.min() < 0 or pictures.max() > 1:
+            raise ValueError("pictures lie in [0, 1]: divide bytes by 255, map [-1, 1] by (x + 1) / 2")
+        scaled = pictures.to(self.device, self.dtype) * 2 - 1
+        return self.check_codes(torch.cat([self._encode(part) for part in scaled.split(batch)]), len(pictures))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, batch: int = 16) -> Tensor:
+        """Codes, shape (B, C, H, W), to pictures, shape (B, 3, height, width), float32 clipped to [0, 1].
+
+        Raises ValueError for another shape, or codes that are not finite.
+        """
+        codes = self.check_codes(codes)
+        parts = [self._decode(part).float().add(1).div(2).clamp(0, 1) for part in codes.split(batch)]
+        return torch.cat(parts)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
+        """Warn of words that the model never saw and of prompts that are too long; without prompts, of nothing."""
+
+    @abstractmethod
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """Pictures in [-1, 1] to codes."""
+
+    @abstractmethod
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Codes to pictures in [-1, 1], not clipped."""
+
+    @abstractmethod
+    def denoise(
+        self,
+        code: Tensor,
+        scheduler: SchedulerMixin,
+        steps: int,
+        prompts: Sequence[str],
+        guidance: float | None,
+        eta: float,
+        generators: list[torch.Generator],
+        on_step: OnStep,
+    ) -> None:
+        """Run `scheduler` from its first timestep on, beginning with `code` as it is.
+
+        After each step, on_step(i, t, x) gets the new code and returns the one to go on with. Use
+        `lsvd.trajectory.run`, which prepares all of this.
+        """
+
+
+class TextToImage(Backbone):
+    """A latent model that prompts steer: an untouched StableDiffusionPipeline."""
+
+    kind = "text-to-image"
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        return vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        vae = self.pipe.vae
+        return vae.decode(codes / vae.config.scaling_factor).sample
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Warn (UserWarning) of words outside the model's vocabulary, and of what an overlong prompt loses."""
+        tokenizer = self.pipe.tokenizer
+        for prompt in dict.fromkeys(prompts):
+            strange = [w for w in dict.fromkeys(_words(prompt)) if self.words and w not in self.words]
+            if strange:
+                _warn(f"{self.name} was never shown the words {', '.join(strange)} of {prompt!r}: expect no effect")
+            ids = tokenizer(prompt, truncation=False, add_special_tokens=False, verbose=False).input_ids
+            room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+            if len(ids) > room:
+                cut = tokenizer.decode(ids[room:], skip_special_tokens=True)
+                _warn(f"{self.name} reads {room} tokens of a prompt; of {prompt!r} it will not see {cut!r}")
+
+    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+        """See Backbone.denoise: here through the pipeline's own callback_on_step_end."""
+
+        def callback(pipe, step, t, tensors):
+            return {"latents": on_step(step, t, tensors["latents"])}
+
+        with _lend(self.pipe, scheduler):
+            self.pipe(
+                prompt=list(prompts),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                eta=eta,
+                generator=generators,
+                latents=code,
+                output_type="latent",
+                callback_on_step_end=callback,
+            )
+
+
+class Unconditional(Backbone):
+    """A pixel model without prompts: a loop over `unet` and scheduler, since DDPMPipeline takes no callback."""
+
+    kind = "unconditional"
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return codes
+
+    @torch.no_grad()
+    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+        """See Backbone.denoise. Prompts and guidance are not used."""
+        scheduler.set_timesteps(steps, device=self.device)
+        extra = {"eta": eta, "generator": generators}
+        extra = {name: value for name, value in extra.items() if accepts(scheduler.step, name)}
+        x = code
+        for i, t in enumerate(scheduler.timesteps):
+            output = self.pipe.unet(scheduler.scale_model_input(x, t), t).sample
+            x = on_step(i, t, scheduler.step(output, t, x, **extra).prev_sample)
+
+
+@contextmanager
+def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
+    """Run a pipeline with another scheduler, and give it its own back."""
+    own = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+@contextmanager
+def _without_bars():
+    """Keep the libraries' own progress bars off for a while: reading weights from a disk needs none."""
+    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in shown:
+            log.enable_progress_bar()
+
+
+PIPELINES = {
+    "StableDiffusionPipeline": (TextToImage, StableDiffusionPipeline),
+    "DDPMPipeline": (Unconditional, DDPMPipeline),
+    "DDIMPipeline": (Unconditional, DDPMPipeline),
+}
+
+
+def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Backbone:
+    """The backbone of a registered name, or of a folder on disk in diffusers' format (its kind from model_index.json).
+
+    Weights are read from safetensors files only, in float32 unless `dtype` says otherwise. Unconditional models get a
+    DDIM scheduler with the settings of the folder's own. Raises ValueError for a name that is neither, or a pipeline
+    class that is not supported; FileNotFoundError for missing weights; ValueError for a damaged weights file.
+    """
+    if str(name) in REGISTRY:
+        entry = REGISTRY[str(name)]
+        folder = WEIGHTS / entry.folder
+        remedy = f"restore them with `git checkout -- lsvd/weights/{entry.folder}`, or train anew with `make train`"
+    else:
+        folder = Path(name).expanduser()
+        entry, remedy = None, "copy or download the folder again"
+        if not folder.is_dir():
+            known = ", ".join(REGISTRY)
+            raise ValueError(f"there is no backbone {str(name)!r}, nor a folder of that name: choose from {known}")
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"there are no weights in {folder} (no model_index.json): {remedy}")
+    try:
+        components = json.loads(index.read_text(encoding="utf-8"))
+        pipeline = components["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is damaged: {remedy}") from error
+    if pipeline not in PIPELINES:
+        raise ValueError(f"{folder} holds a {pipeline}, which is not supported: choose from {', '.join(PIPELINES)}")
+    backbone, loader = PIPELINES[pipeline]
+    for part, value in components.items():
+        if isinstance(value, list) and value[0] in ("diffusers", "transformers"):
+            _check_part(folder / part, remedy)
+    entry = entry or Entry(folder.name, backbone.kind, str(folder), guidance=7.5 if backbone is TextToImage else None)
+    extra = {"requires_safety_checker": False} if backbone is TextToImage else {}
+    extra |= {"dtype": dtype or torch.float32, "use_safetensors": True, "local_files_only": True}
+    try:
+        with _without_bars():
+            pipe = loader.from_pretrained(folder, **extra)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ValueError(f"diffusers could not load {folder} ({str(error).splitlines()[0]}): {remedy}") from error
+    pipe.set_progress_bar_config(disable=True)  # lsvd.trajectory shows one bar for both kinds
+    file = folder / "vocabulary.txt"
+    words = _words(file.read_text(encoding="utf-8")) if file.is_file() else ()
+    return from_pipeline(pipe.to(device), entry, words)
+
+
+def from_pipeline(pipe: DiffusionPipeline, entry: Entry | None = None, words: Iterable[str] = ()) -> Backbone:
+    """A backbone around a diffusers pipeline in memory; `words` are those it knows, none to check none.
+
+    Raises ValueError for a pipeline class that is not supported.
+    """
+    name = type(pipe).__name__
+    if name not in PIPELINES:
+        raise ValueError(f"a {name} is not supported: choose from {', '.join(PIPELINES)}")
+    backbone = PIPELINES[name][0]
+    if backbone is TextToImage:
+        entry = entry or Entry(name, backbone.kind, "", guidance=7.5)
+        return backbone(pipe, entry, pipe.scheduler, words)
+    return backbone(pipe, entry or Entry(name, backbone.kind, ""), DDIMScheduler.from_config(pipe.scheduler.config))
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """Seeds as a tuple of at least one int. Raises ValueError unless each is whole and from 0 to 2**32 - 1."""
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    for seed in seeds:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**32:
+            raise ValueError(f"{seed!r} is no seed: give whole numbers from 0 to {2**32 - 1}")
+    if not seeds:
+        raise ValueError("there are no seeds: give at least one")
+    return tuple(int(seed) for seed in seeds)
+
+
+def _check_part(folder: Path, remedy: str) -> None:
+    """Raise unless the part's folder is there and its safetensors files, if it has weights at all, are whole."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the folder {folder} is missing: {remedy}")
+    # schedulers, tokenizers and feature extractors have no weights, and no config.json
+    if not (folder / "config.json").is_file():
+        if list(folder.glob("*_config.json")) or list(folder.glob("tokenizer*")):
+            return
+        raise FileNotFoundError(f"{folder} lacks its config.json: {remedy}")
+    files = sorted(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        files += [folder / shard for shard in set(json.loads(index.read_text())["weight_map"].values())]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no .safetensors file, and other formats are not read: {remedy}")
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"the weights file {file} is missing: {remedy}")
+        try:
+            with safe_open(file, framework="pt") as weights:
+                weights.keys()
+        except SafetensorError as error:
+            raise ValueError(f"the weights file {file} is truncated or damaged: {remedy}") from error
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in lower case, cut at everything that is no letter or digit."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=5)  # who called `run`

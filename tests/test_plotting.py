@@ -1,0 +1,118 @@
+"""Figures are drawn from what they are given, and land in outputs/figures whole or not at all."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import text_to_image
+
+from lsvd import plotting
+from lsvd.avi import edit_prompt
+from lsvd.files import WriteError
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def ramp(*shape):
+    return torch.linspace(0, 1, int(np.prod(shape))).view(shape)
+
+
+def drawn(fig):
+    return fig.axes[0].images[0].get_array()
+
+
+def test_save_writes_a_picture_and_the_same_bytes_again(outputs):
+    path = plotting.save(plotting.sheet(ramp(3, 3, 8, 8)), "sheet")
+    assert path == outputs / "figures" / "sheet.png"
+    first = path.read_bytes()
+    with Image.open(path) as image:
+        assert image.size[0] > 300 and np.ptp(np.asarray(image)) > 200
+    assert plotting.save(plotting.sheet(ramp(3, 3, 8, 8)), "sheet.png").read_bytes() == first
+
+
+def test_an_outputs_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "outputs").write_bytes(b"")
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / "outputs"))
+    with pytest.raises(WriteError, match="cannot write .*sheet.png: a file stands"):
+        plotting.save(plotting.sheet(ramp(1, 3, 4, 4)), "sheet")
+
+
+def test_sheet_puts_each_picture_in_its_place():
+    pictures = torch.stack([torch.full((3, 10, 10), i / 10) for i in range(5)])
+    fig = plotting.sheet(pictures, columns=3)
+    canvas = drawn(fig)
+    height, width = canvas.shape[0] // 2, canvas.shape[1] // 3
+    for i in range(5):
+        row, column = divmod(i, 3)
+        cell = canvas[row * height : row * height + 10, column * width : column * width + 10]
+        assert np.allclose(cell, i / 10)
+    assert np.all(canvas[height:, 2 * width :] == 1)
+    titled = plotting.sheet(pictures, [f"seed {i}" for i in range(5)], columns=3, title="seeds")
+    assert [t.get_text() for t in titled.axes[0].texts] == [f"seed {i}" for i in range(5)]
+
+
+def test_grid_labels_rows_and_columns():
+    fig = plotting.grid(ramp(2, 3, 3, 8, 8), ["t = 1", "t = 2"], ["x0", "x1", "x2"])
+    ax = fig.axes[0]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["t = 1", "t = 2"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["x0", "x1", "x2"]
+    assert (np.diff(ax.get_yticks()) > 8).all()
+    assert not plotting.grid(ramp(1, 1, 3, 8, 8)).axes[0].get_xticks().size
+
+
+@pytest.mark.parametrize(("steps", "tx", "dtau"), [(2, 1.0, -1), (6, 0.0, 1), (9, 0.5, 1)])
+def test_framework_draws_the_run(outputs, steps, tx, dtau):
+    backbone = text_to_image()
+    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), tx=tx, dtau=dtau, steps=steps)
+    fig = plotting.framework(edit, backbone, index=1, channel=2)
+    plotting.caption(fig, "Figure 1 of the paper, from a run of the tiny model.")
+    fig.canvas.draw()
+    shown = [image.get_array() for ax in fig.findobj(plt.Axes) for image in ax.images]
+    for walk in (edit.source, edit.target, edit.edited):
+        picture = plotting.to_array(backbone.decode(walk.final[1:]))[0]
+        assert min(abs(image - picture).max() for image in shown if image.shape == picture.shape) < 1e-3
+    y = edit.solution.y[1, 2].numpy()
+    assert min(abs(image - y).max() for image in shown if image.shape == y.shape) < 1e-6
+    plotting.save(fig, "framework")
+
+
+def test_framework_bad_arguments():
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, steps=4, tx=0.5)
+    for kwargs in ({"index": 1}, {"channel": 4}, {"index": -1}):
+        with pytest.raises(ValueError, match="there is no"):
+            plotting.framework(edit, text_to_image(), **kwargs)
+
+
+def test_bad_pictures():
+    for bad in (torch.zeros(8, 8), torch.zeros(2, 4, 8, 8)):
+        with pytest.raises(ValueError, match="shape"):
+            plotting.sheet(bad)
+    for bad in (torch.zeros(0, 3, 8, 8), torch.zeros(3, 8, 8)):
+        with pytest.raises(ValueError, match="a sheet takes"):
+            plotting.sheet(bad)
+    with pytest.raises(ValueError, match="a grid takes"):
+        plotting.grid(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="NaN"):
+        plotting.sheet(torch.full((1, 3, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="2 titles for 1"):
+        plotting.sheet(torch.zeros(1, 3, 8, 8), ["a", "b"])
+    with pytest.raises(ValueError, match="1 labels for 2 rows"):
+        plotting.grid(torch.zeros(2, 1, 3, 8, 8), ["a"])
+
+
+def test_style_has_no_two_lines_alike():
+    with plt.rc_context():
+        plotting.use_style()
+        looks = [tuple(map(str, look.values())) for look in plt.rcParams["axes.prop_cycle"]]
+    assert len({c for c, _ in looks}) == len({d for _, d in looks}) == len(looks) == len(plotting.COLOURS)

@@ -19,6 +19,9 @@ MODELS ?= all
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
 
+# Where notebooks write to.
+RESULTS := outputs/figures outputs/tables
+
 PINS := requirements.txt constraints.txt
 # What every notebook's results depend on: the package with its weights, and the pins.
 SOURCES := $(shell find lsvd -type f ! -path '*/__pycache__/*' ! -name '.*' ! -name '*.pyc' | LC_ALL=C sort)
@@ -66,7 +69,7 @@ reproduce: $(EXECUTED) ## run the notebooks whose sources changed; PARAMS=file.y
 # A static pattern rule: one that only matches would be passed over without a word if a source were missing.
 $(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
 	@echo "running $<"
-	@mkdir -p outputs/figures outputs/tables
+	@mkdir -p $(RESULTS)
 	@rm -f $@ $(@:.ipynb=.failed.ipynb)
 	@touch outputs/notebooks/.$*.started
 	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar --log-level WARNING \
@@ -85,6 +88,7 @@ outputs/notebooks/.inputs: FORCE
 test: $(ENVIRONMENT) ## check style, then run the unit tests, the end-to-end tests and the notebooks (nbval)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	@mkdir -p $(RESULTS)
 	$(QUIET) $(PY) -m pytest
 
 format: $(ENVIRONMENT) ## format code and notebooks
@@ -101,6 +105,7 @@ measure: $(ENVIRONMENT) ## measure the shipped models: outputs/tables/reader.csv
 	$(PY) -m lsvd.testbed.evaluate
 
 bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
+	@mkdir -p $(RESULTS)
 	$(if $(NOTEBOOKS),$(QUIET) $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS))

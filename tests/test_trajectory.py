@@ -144,6 +144,20 @@ def test_resume_pays_for_the_rest_only(backbone):
     assert count_calls(multistep, lambda: resume(multistep, walk, walk.timesteps[4])) == 6
 
 
+def test_a_replay_runs_through_the_kept_codes():
+    backbone = text_to_image().with_scheduler(DPMSolverMultistepScheduler)
+    walk = run(backbone, "an old person", (1, 2), 5)
+    t, code = walk.timesteps[3], walk.codes[3] * 1.1
+    seen = []
+    hook = backbone.pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0].chunk(2)[0].clone()))
+    try:
+        rest = resume(backbone, walk, t, code, prompts="a young person")
+    finally:
+        hook.remove()
+    assert torch.equal(torch.stack(seen), torch.cat([walk.codes[:3], rest.codes[:2]]))
+    assert torch.equal(rest.codes[0], code)
+
+
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler])
 def test_another_code_goes_another_way(backbone, scheduler):
     backbone = backbone.with_scheduler(scheduler)

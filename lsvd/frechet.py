@@ -1,20 +1,9 @@
 """The Fréchet distance between two sets of features, as in the FID of Heusel et al. 2017 (arXiv 1706.08500)."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Interval", "bootstrap", "floor", "frechet", "frechet_of_moments"]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with the low and high end of its confidence interval."""
-
-    value: float
-    low: float
-    high: float
+from lsvd.measure import Interval
 
 
 def frechet(a: ArrayLike, b: ArrayLike) -> float:

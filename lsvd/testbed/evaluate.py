@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import binomtest, bootstrap
 from torch import Tensor
 
-from lsvd import backbones, frechet, trajectory
+from lsvd import backbones, frechet, measure, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import outputs, write_bytes, write_csv
 from lsvd.testbed import captions, data
@@ -78,8 +77,8 @@ def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
         told = asked[name] >= 0
         n, right = int(told.sum()), int((read[name] == asked[name])[told].sum())
         if n:
-            interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-            rows.append(_row(f"prompt agreement: {name}", right / n, interval.low, interval.high, n))
+            agreed = measure.share(right, n)
+            rows.append(_row(f"prompt agreement: {name}", agreed.value, agreed.low, agreed.high, n))
         else:
             log.warning("no prompt mentions %s: take more samples", name)
     return rows
@@ -90,11 +89,9 @@ def fidelity(backbone: Backbone, pictures: data.Pictures) -> Row:
     parts = []
     for rows in _batches(len(pictures)):
         original = pictures[rows]
-        error = backbone.decode(backbone.encode(original)).cpu() - original
-        parts.append(-10 * error.square().mean((1, 2, 3)).clamp_min(1e-12).log10())
-    decibels = torch.cat(parts).double().numpy()
-    interval = bootstrap((decibels,), np.mean, method="basic", rng=0).confidence_interval
-    return _row("autoencoder PSNR (dB)", decibels.mean(), interval.low, interval.high, len(decibels))
+        parts.append(measure.psnr(backbone.decode(backbone.encode(original)).cpu(), original))
+    decibels = measure.mean(torch.cat(parts))
+    return _row("autoencoder PSNR (dB)", decibels.value, decibels.low, decibels.high, len(pictures))
 
 
 def prompts(n: int) -> tuple[list[str], dict[str, Tensor]]:

@@ -37,7 +37,8 @@ class Recipe:
     ema: float = 0.9995
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
-    compile: bool = False  # worth it where the model is slow in eager mode: it then also computes in bfloat16
+    compile: bool = False  # torch.compile
+    bfloat16: bool = False  # autocast
 
 
 class Job:
@@ -60,8 +61,8 @@ class Job:
         return self.model(*inputs, return_dict=False)[0]
 
     def amp(self) -> torch.autocast:
-        """Bfloat16 where the recipe compiles."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.compile)
+        """Bfloat16 where the recipe asks for it."""
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.bfloat16)
 
     def prepare(self) -> None:
         """Render the pictures, unless they are on disk."""
@@ -101,7 +102,10 @@ class Autoencoder(Job):
     kl = 1e-3  # weight of the mean KL of a latent element
 
     def build(self) -> AutoencoderKL:
-        return models.autoencoder(size=self.recipe.size, **self.recipe.model)
+        model = models.autoencoder(size=self.recipe.size, **self.recipe.model)
+        # A posterior that begins narrow: at unit width the decoder would see noise only, and learn to ignore it.
+        nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], -6.0)
+        return model
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         posterior = self.model.encode(pictures).latent_dist
@@ -119,7 +123,7 @@ class Autoencoder(Job):
         noise = torch.randn(len(x), 4, side // shrink, side // shrink, generator=g)
         x, noise = (x * 2 - 1).to(self.device), noise.to(self.device)
         with self.amp():
-            y, mean, logvar = (o.float() for o in self.call(x.contiguous(memory_format=torch.channels_last), noise))
+            y, mean, logvar = (o.float() for o in self.call(x, noise))
         error = y - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

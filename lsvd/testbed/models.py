@@ -124,7 +124,7 @@ def denoiser(channels: tuple[int, ...] = (32, 64, 128), size: int = LATENT) -> U
     )
 
 
-def pixel_denoiser(channels: tuple[int, ...] = (32, 64, 128, 128), size: int = PIXEL) -> UNet2DModel:
+def pixel_denoiser(channels: tuple[int, ...] = (24, 48, 96, 128), size: int = PIXEL) -> UNet2DModel:
     """The unconditional UNet on pictures (n, 3, size, size), attention on the two lowest levels."""
     plain = len(channels) - 2
     return UNet2DModel(
@@ -134,7 +134,7 @@ def pixel_denoiser(channels: tuple[int, ...] = (32, 64, 128, 128), size: int = P
         down_block_types=(*("DownBlock2D",) * plain, *("AttnDownBlock2D",) * 2),
         up_block_types=(*("AttnUpBlock2D",) * 2, *("UpBlock2D",) * plain),
         attention_head_dim=32,
-        norm_num_groups=16,
+        norm_num_groups=8,
     )
 
 

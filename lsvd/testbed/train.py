@@ -18,17 +18,21 @@ from lsvd.testbed.scenes import SCENES
 PHOTO = {"style": "photo"}
 # In the order in which they need each other.
 RECIPES = {
-    "autoencoder": Recipe(Autoencoder, "portraits", 49152, 128, steps=18000, batch=8, lr=1e-3, compile=True),
-    "reader-portraits": Recipe(ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999),
+    "autoencoder": Recipe(Autoencoder, "portraits", 49152, 128, steps=18000, batch=8, lr=1e-3, bfloat16=True),
+    "reader-portraits": Recipe(
+        ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999, bfloat16=True
+    ),
     "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4, ema=0.999),
     "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
     "mini-portraits": Recipe(
-        PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO, compile=True
+        PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO, bfloat16=True
     ),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4, compile=True),
-    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4, compile=True),
-    "reader-cats": Recipe(ReaderJob, "cats", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
-    "reader-churches": Recipe(ReaderJob, "churches", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999),
+    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4, bfloat16=True),
+    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4, bfloat16=True),
+    "reader-cats": Recipe(ReaderJob, "cats", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999, bfloat16=True),
+    "reader-churches": Recipe(
+        ReaderJob, "churches", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999, bfloat16=True
+    ),
 }
 log = logging.getLogger(__name__)
 
@@ -76,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile in bfloat16")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
     parser.add_argument("--from-shipped", action="store_true", help="begin with the weights that are there")
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
     options = parser.parse_args(arguments)

@@ -172,7 +172,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "CHUNK", 16)
 
     def build(name, **changes):
-        recipe = replace(train.RECIPES[name], compile=False, **{**TINY, **changes})
+        recipe = replace(train.RECIPES[name], bfloat16=False, **{**TINY, **changes})
         return train.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
 
     return build

@@ -64,7 +64,7 @@ class TextDenoiser(Job):
         with torch.no_grad():
             states = self.text(ids).last_hidden_state
         with self.amp():
-            v = self.call(self.schedule.add_noise(x, noise, t), t, states).float()
+            v = self.forward(self.schedule.add_noise(x, noise, t), t, states).float()
         kept = self.schedule.alphas_cumprod.to(self.device)[t]
         snr = kept / (1 - kept)
         error = (v - self.schedule.get_velocity(x, noise, t)).square().mean((1, 2, 3))
@@ -104,7 +104,7 @@ class PixelDenoiser(Job):
         t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
         x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
         with self.amp():
-            predicted = self.call(self.schedule.add_noise(x, noise, t), t)
+            predicted = self.forward(self.schedule.add_noise(x, noise, t), t)
         return F.mse_loss(predicted.float(), noise)
 
     def export(self) -> None:

@@ -37,7 +37,6 @@ class Recipe:
     ema: float = 0.9995
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
-    compile: bool = False  # torch.compile
     bfloat16: bool = False  # autocast
 
 
@@ -48,16 +47,13 @@ class Job:
         self.name, self.recipe, self.scene = name, recipe, scene
         self.runs, self.weights, self.device = runs, weights, device
         self.model = self.build().to(device)
-        self.call = self.forward
-        if recipe.compile:
-            self.call = torch.compile(self.forward, dynamic=False)
 
     def build(self) -> nn.Module:
         """The untrained model."""
         raise NotImplementedError
 
     def forward(self, *inputs):
-        """The part of the loss that is compiled."""
+        """What the loss is taken of; `amp` applies to it."""
         return self.model(*inputs, return_dict=False)[0]
 
     def amp(self) -> torch.autocast:
@@ -123,7 +119,7 @@ class Autoencoder(Job):
         noise = torch.randn(len(x), 4, side // shrink, side // shrink, generator=g)
         x, noise = (x * 2 - 1).to(self.device), noise.to(self.device)
         with self.amp():
-            y, mean, logvar = (o.float() for o in self.call(x, noise))
+            y, mean, logvar = (o.float() for o in self.forward(x, noise))
         error = y - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -163,7 +159,7 @@ class Clip(Job):
         texts = captions.captions(self.data.values_at(index), g)
         told = [i for i, text in enumerate(texts) if text]
         ids = token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
-        logits = self.call(ids, (self.data[index[told]] * 2 - 1).to(self.device))
+        logits = self.forward(ids, (self.data[index[told]] * 2 - 1).to(self.device))
         same = (ids[:, None] == ids[None]).all(-1).float()
         same = same / same.sum(-1, keepdim=True)
         return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
@@ -192,7 +188,7 @@ class ReaderJob(Job):
         seen = self.scene.visible(values)
         values, seen = ({k: v.to(self.device) for k, v in each.items()} for each in (values, seen))
         with self.amp():
-            return self.call(reader.degrade(self.data[index], g).to(self.device), values, seen)
+            return self.forward(reader.degrade(self.data[index], g).to(self.device), values, seen)
 
     @property
     def folder(self) -> Path:

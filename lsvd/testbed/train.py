@@ -6,7 +6,6 @@ written to lsvd/weights/NAME; --export writes what a stopped run has reached.
 
 import argparse
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ RECIPES = {
         ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999, bfloat16=True
     ),
     "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4, ema=0.999),
-    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
+    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3, bfloat16=True),
     "mini-portraits": Recipe(
         PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO, bfloat16=True
     ),
@@ -80,17 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
     parser.add_argument("--from-shipped", action="store_true", help="begin with the weights that are there")
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in RECIPES if options.name == "all" else [options.name]:
-        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures", "compile")}
+        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures")}
         recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
-        if options.compile is None and recipe.compile and not (shutil.which("g++") or shutil.which("clang++")):
-            log.warning("%s: no C++ compiler, so it trains in eager mode, at half the speed", name)
-            recipe = replace(recipe, compile=False)
         try:
             work = job(name, recipe, options.runs, options.weights, options.device)
             if options.export:

@@ -6,8 +6,9 @@ from torch.nn.functional import avg_pool2d
 
 from lsvd.testbed.cats import CATS
 from lsvd.testbed.churches import CHURCHES
+from lsvd.testbed.portraits import PORTRAITS
 
-SCENES = [CATS, CHURCHES]
+SCENES = [PORTRAITS, CATS, CHURCHES]
 pytestmark = pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
 
 

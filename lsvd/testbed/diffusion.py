@@ -4,8 +4,14 @@ import hashlib
 import shutil
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMPipeline,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -13,14 +19,21 @@ from lsvd.files import replace_folder
 from lsvd.testbed import captions, data, models
 from lsvd.testbed.jobs import Job, half, save_transformer, token_ids
 
+GAMMA = 5.0
+"""Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
+
+
+def signal_to_noise(schedule: SchedulerMixin, t: Tensor) -> Tensor:
+    """Ratio of signal to noise in energy at timesteps t, shape (b,)."""
+    kept = schedule.alphas_cumprod.to(t.device)[t]
+    return kept / (1 - kept)
+
 
 class TextDenoiser(Job):
     """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights (Hang et al. 2023, arXiv 2303.09556).
 
     Latents are computed once, by the autoencoder that is shipped; captions are drawn afresh at each step.
     """
-
-    gamma = 5.0
 
     def build(self) -> UNet2DConditionModel:
         self.schedule = models.text_schedule()
@@ -65,10 +78,9 @@ class TextDenoiser(Job):
             states = self.text(ids).last_hidden_state
         with self.amp():
             v = self.forward(self.schedule.add_noise(x, noise, t), t, states).float()
-        kept = self.schedule.alphas_cumprod.to(self.device)[t]
-        snr = kept / (1 - kept)
+        snr = signal_to_noise(self.schedule, t)
         error = (v - self.schedule.get_velocity(x, noise, t)).square().mean((1, 2, 3))
-        return (error * snr.clamp_max(self.gamma) / (snr + 1)).mean()
+        return (error * snr.clamp_max(GAMMA) / (snr + 1)).mean()
 
     def export(self) -> None:
         vae, text, tokens = self.parts()
@@ -93,7 +105,7 @@ class TextDenoiser(Job):
 
 
 class PixelDenoiser(Job):
-    """Prediction of the noise, unweighted (Ho et al. 2020, arXiv 2006.11239)."""
+    """Prediction of the noise (Ho et al. 2020, arXiv 2006.11239), with min-SNR weights as above."""
 
     def build(self) -> UNet2DModel:
         self.schedule = models.pixel_schedule()
@@ -105,7 +117,9 @@ class PixelDenoiser(Job):
         x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
         with self.amp():
             predicted = self.forward(self.schedule.add_noise(x, noise, t), t)
-        return F.mse_loss(predicted.float(), noise)
+        snr = signal_to_noise(self.schedule, t)
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        return (error * snr.clamp_max(GAMMA) / snr).mean()
 
     def export(self) -> None:
         with replace_folder(self.folder) as new:

@@ -37,7 +37,7 @@ class Recipe:
     ema: float = 0.9995
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
-    bfloat16: bool = False  # autocast
+    bfloat16: bool = True  # autocast: a third faster on CPUs that have it
 
 
 class Job:

@@ -17,21 +17,15 @@ from lsvd.testbed.scenes import SCENES
 PHOTO = {"style": "photo"}
 # In the order in which they need each other.
 RECIPES = {
-    "autoencoder": Recipe(Autoencoder, "portraits", 49152, 128, steps=18000, batch=8, lr=1e-3, bfloat16=True),
-    "reader-portraits": Recipe(
-        ReaderJob, "portraits", 49152, 128, steps=14000, batch=64, lr=1e-3, ema=0.999, bfloat16=True
-    ),
-    "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4, ema=0.999),
-    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3, bfloat16=True),
-    "mini-portraits": Recipe(
-        PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=6e-4, fixed=PHOTO, bfloat16=True
-    ),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=6e-4, bfloat16=True),
-    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=6e-4, bfloat16=True),
-    "reader-cats": Recipe(ReaderJob, "cats", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999, bfloat16=True),
-    "reader-churches": Recipe(
-        ReaderJob, "churches", 32768, 64, steps=10000, batch=64, lr=1e-3, ema=0.999, bfloat16=True
-    ),
+    "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
+    "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
+    "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4),
+    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
+    "mini-portraits": Recipe(PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=8e-4, fixed=PHOTO),
+    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=8e-4),
+    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=8e-4),
+    "reader-cats": Recipe(ReaderJob, "cats", 16384, 64, steps=1500, batch=64, lr=2e-3),
+    "reader-churches": Recipe(ReaderJob, "churches", 16384, 64, steps=1500, batch=64, lr=2e-3),
 }
 log = logging.getLogger(__name__)
 

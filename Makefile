@@ -36,7 +36,7 @@ PY := $(USE_ENV)/bin/python
 ENVIRONMENT :=
 endif
 
-QUIET := TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=1
+QUIET := TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error
 # A backend chosen outside would keep the notebooks from drawing inline.
 unexport MPLBACKEND
 

@@ -2,9 +2,11 @@
 
 import os
 
-# Both are inherited by the notebooks' kernels: progress bars must not end up in compared output.
+# All are inherited by the notebooks' kernels: progress bars and remarks must not end up in compared output.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# transformers remarks on every import that torchvision is not there; it is not needed.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # A backend chosen outside would keep a kernel from drawing inline, and its figures would be missing.
 os.environ.pop("MPLBACKEND", None)
 

@@ -24,7 +24,7 @@ class Interval:
 
 
 def mean(values: ArrayLike, seed: int = 0) -> Interval:
-    """Mean of independent values, shape (n,), with its bootstrap interval (basic method, seeded).
+    """Mean of independent values, shape (n,), with its bootstrap interval (percentiles, seeded).
 
     Raises ValueError for fewer than two values, or values that are not finite.
     """
@@ -33,7 +33,7 @@ def mean(values: ArrayLike, seed: int = 0) -> Interval:
         raise ValueError(f"a mean needs two or more finite values, not {len(x)}: take more pictures")
     if np.ptp(x) == 0:
         return Interval(float(x[0]), float(x[0]), float(x[0]))
-    low, high = stats.bootstrap((x,), np.mean, confidence_level=LEVEL, method="basic", rng=seed).confidence_interval
+    low, high = stats.bootstrap((x,), np.mean, confidence_level=LEVEL, method="percentile", rng=seed).confidence_interval
     return Interval(float(x.mean()), float(low), float(high))
 
 

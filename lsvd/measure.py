@@ -33,7 +33,9 @@ def mean(values: ArrayLike, seed: int = 0) -> Interval:
         raise ValueError(f"a mean needs two or more finite values, not {len(x)}: take more pictures")
     if np.ptp(x) == 0:
         return Interval(float(x[0]), float(x[0]), float(x[0]))
-    low, high = stats.bootstrap((x,), np.mean, confidence_level=LEVEL, method="percentile", rng=seed).confidence_interval
+    low, high = stats.bootstrap(
+        (x,), np.mean, confidence_level=LEVEL, method="percentile", rng=seed
+    ).confidence_interval
     return Interval(float(x.mean()), float(low), float(high))
 
 
@@ -51,7 +53,5 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     Raises ValueError if the shapes differ.
     """
     if a.shape != b.shape:
-        raise ValueError(
-            f"pictures of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared: make them alike"
-        )
+        raise ValueError(f"pictures of shapes {tuple(a.shape)} and {tuple(b.shape)} differ: compare like with like")
     return -10 * (a - b).square().mean((-3, -2, -1)).clamp_min(1e-12).log10()

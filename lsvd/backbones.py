@@ -50,10 +50,11 @@ class Entry:
     k: int = 6
 
 
+# mini-sd's tx and k were chosen by a reader's success and side effects on seeds 100 to 111 (age, both ways).
 REGISTRY: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("mini-sd", "text-to-image", "mini-sd", "Stable Diffusion 2.1", 128, steps=30, guidance=3.0),
+        Entry("mini-sd", "text-to-image", "mini-sd", "Stable Diffusion 2.1", 128, 30, guidance=3.0, tx=0.3, k=12),
         Entry("mini-portraits", "unconditional", "mini-portraits", "google/ddpm-ema-celebahq-256", 64),
         Entry("mini-cats", "unconditional", "mini-cats", "google/ddpm-ema-cat-256", 64),
         Entry("mini-churches", "unconditional", "mini-churches", "google/ddpm-ema-church-256", 64),

@@ -20,9 +20,9 @@ class Lambdas:
     """
 
     target: float = 1.0
-    source: float = 0.2
-    target_spectrum: float = 0.05
-    source_spectrum: float = 0.05
+    source: float = 0.02
+    target_spectrum: float = 0.01
+    source_spectrum: float = 0.01
 
     def __post_init__(self):
         if any(not 0 <= weight < float("inf") for weight in astuple(self)) or not any(astuple(self)):

@@ -17,7 +17,7 @@ class Factor:
 
     A categorical factor has `levels`, drawn with the probabilities `p` (equal if empty) and stored as int64 indices; a
     continuous one has a `range`, drawn uniformly and stored as float32 in `unit`. `visible_if` names the levels of
-    other factors under which this one can be seen at all.
+    other factors under which this one can be told from the picture.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Scene:
         return values
 
     def visible(self, values: Values) -> dict[str, Tensor]:
-        """For each factor, shape (n,) bool: can it be seen in these pictures?"""
+        """For each factor, shape (n,) bool: can it be told from these pictures?"""
         seen = {}
         for f in self.factors:
             mask = torch.ones_like(values[f.name], dtype=torch.bool)

@@ -1,5 +1,6 @@
 """Training at toy size: going on exactly, damaged files, the picture cache, and the exported folders."""
 
+import ast
 import os
 import signal
 from dataclasses import replace
@@ -143,6 +144,13 @@ def test_other_seeds_pins_and_renderers_are_other_pictures(tmp_path):
     assert data.fingerprint(DISC) != data.fingerprint(PORTRAITS)
 
 
+def test_docstrings_do_not_count_as_drawing():
+    plain = ast.parse("def f(x):\n    return 'a'")
+    documented = ast.parse('"""Module."""\ndef f(x):\n    """Said."""\n    return \'a\'')
+    assert ast.dump(data._undocumented(documented)) == ast.dump(plain)
+    assert ast.dump(data._undocumented(ast.parse("def f(x):\n    return 'b'"))) != ast.dump(plain)
+
+
 def test_known_words_are_single_tokens(tmp_path):
     words = captions.words()
     tokens = models.tokenizer(words)
@@ -209,7 +217,13 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
 def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
     small = {"channels": (16, 16, 32, 32)}
     work = make("mini-portraits", model=small)
-    train.train(work, settings(work))
+    with pytest.raises(FileNotFoundError, match="no weights of mini-cats to begin with"):
+        train.train(work, settings(work))
+    cats = make("mini-cats", model=small)
+    train.train(cats, settings(cats))
+    train.train(work, replace(settings(work), lr=1e-9, weight_decay=0.0))
+    for first, then in zip(cats.model.parameters(), work.model.parameters(), strict=True):
+        torch.testing.assert_close(then, first, rtol=0, atol=1e-3)  # it began with the other's float16 weights
     assert (work.data.values["style"] == PORTRAITS.index("style", "photo")).all()
     pipe = DDPMPipeline.from_pretrained(tmp_path / "weights" / "mini-portraits")
     pipe.set_progress_bar_config(disable=True)

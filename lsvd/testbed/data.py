@@ -29,13 +29,21 @@ def generator(*keys: int) -> torch.Generator:
 
 
 def fingerprint(scene: Scene) -> str:
-    """Eight hex digits of the code that draws the scene; comments and layout do not count."""
+    """Eight hex digits of the code that draws the scene; comments, docstrings and layout do not count."""
     drawing = inspect.getmodule(inspect.unwrap(scene.draw))
     used = {getattr(v, "__module__", None) or getattr(v, "__name__", "") for v in vars(drawing).values()}
     helpers = [sys.modules[name] for name in used if isinstance(name, str) and name.startswith(__package__ + ".")]
     modules = {m.__name__: m for m in [sdf, scene_module, drawing, *helpers]}
-    trees = [ast.dump(ast.parse(inspect.getsource(modules[name]))) for name in sorted(modules)]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:8]
+    trees = [_undocumented(ast.parse(inspect.getsource(modules[name]))) for name in sorted(modules)]
+    return hashlib.sha256("\n".join(map(ast.dump, trees)).encode()).hexdigest()[:8]
+
+
+def _undocumented(tree: ast.Module) -> ast.Module:
+    """The same code without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return tree
 
 
 class Chunks:

@@ -25,7 +25,10 @@ TRAINING_SEED = 1  # of the renderings that models learn from; every other seed 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained. `model` goes to its constructor; `fixed` pins factors of the scene."""
+    """How one model is trained. `model` goes to its constructor; `fixed` pins factors of the scene.
+
+    `start` names the model whose weights training begins with: much of denoising is the same for all scenes.
+    """
 
     job: Callable[..., "Job"]
     scene: str
@@ -37,6 +40,7 @@ class Recipe:
     ema: float = 0.9995
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
+    start: str | None = None
     bfloat16: bool = True  # autocast: a third faster on CPUs that have it
 
 
@@ -145,7 +149,13 @@ class Autoencoder(Job):
 
 
 class Clip(Job):
-    """Contrast within the batch (Radford et al. 2021, arXiv 2103.00020); equal captions count as equally right."""
+    """Contrast within the batch (Radford et al. 2021, arXiv 2103.00020); equal captions count as equally right.
+
+    Every other batch is of pictures that agree in what is easiest to see, or small things such as glasses would never
+    be needed to tell a batch apart.
+    """
+
+    alike = ("gender", "hair_colour", "background")
 
     def build(self) -> CLIPModel:
         self.tokens = models.tokenizer(captions.words())
@@ -154,12 +164,22 @@ class Clip(Job):
     def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
         return self.model(input_ids=ids, pixel_values=pictures).logits_per_text
 
+    def draw_alike(self, g: torch.Generator) -> Tensor:
+        """Row numbers of pictures that agree with one drawn at random, shape (b,), b at most the batch size."""
+        first = self.draw(g, 1)
+        agree = torch.ones(len(self.data), dtype=torch.bool)
+        for name in self.alike:
+            agree &= self.data.values[name] == self.data.values[name][first]
+        rows = agree.nonzero().squeeze(1)
+        return rows[torch.randperm(len(rows), generator=g)[: self.recipe.batch]]
+
     def loss(self, step: int, g: torch.Generator) -> Tensor:
-        index = self.draw(g)
+        index = self.draw_alike(g) if step % 2 else self.draw(g)
         texts = captions.captions(self.data.values_at(index), g)
         told = [i for i, text in enumerate(texts) if text]
         ids = token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
-        logits = self.forward(ids, (self.data[index[told]] * 2 - 1).to(self.device))
+        with self.amp():
+            logits = self.forward(ids, (self.data[index[told]] * 2 - 1).to(self.device)).float()
         same = (ids[:, None] == ids[None]).all(-1).float()
         same = same / same.sum(-1, keepdim=True)
         return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2

@@ -124,15 +124,15 @@ def denoiser(channels: tuple[int, ...] = (32, 64, 128), size: int = LATENT) -> U
     )
 
 
-def pixel_denoiser(channels: tuple[int, ...] = (24, 48, 96, 128), size: int = PIXEL) -> UNet2DModel:
-    """The unconditional UNet on pictures (n, 3, size, size), attention on the two lowest levels."""
-    plain = len(channels) - 2
+def pixel_denoiser(channels: tuple[int, ...] = (16, 48, 96, 128), size: int = PIXEL) -> UNet2DModel:
+    """The unconditional UNet on pictures (n, 3, size, size), attention on the lowest level."""
+    plain = len(channels) - 1
     return UNet2DModel(
         sample_size=size,
         block_out_channels=channels,
         layers_per_block=1,
-        down_block_types=(*("DownBlock2D",) * plain, *("AttnDownBlock2D",) * 2),
-        up_block_types=(*("AttnUpBlock2D",) * 2, *("UpBlock2D",) * plain),
+        down_block_types=(*("DownBlock2D",) * plain, "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", *("UpBlock2D",) * plain),
         attention_head_dim=32,
         norm_num_groups=8,
     )

@@ -19,11 +19,13 @@ PHOTO = {"style": "photo"}
 RECIPES = {
     "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
     "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
-    "mini-clip": Recipe(Clip, "portraits", 49152, 128, steps=8000, batch=128, lr=6e-4),
+    "mini-clip": Recipe(Clip, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4),
     "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
-    "mini-portraits": Recipe(PixelDenoiser, "portraits", 32768, 64, steps=24000, batch=16, lr=8e-4, fixed=PHOTO),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 32768, 64, steps=24000, batch=16, lr=8e-4),
-    "mini-churches": Recipe(PixelDenoiser, "churches", 32768, 64, steps=24000, batch=16, lr=8e-4),
+    "mini-cats": Recipe(PixelDenoiser, "cats", 16384, 64, steps=30000, batch=8, lr=1e-3),
+    "mini-portraits": Recipe(
+        PixelDenoiser, "portraits", 16384, 64, steps=30000, batch=8, lr=1e-3, fixed=PHOTO, start="mini-cats"
+    ),
+    "mini-churches": Recipe(PixelDenoiser, "churches", 16384, 64, steps=30000, batch=8, lr=1e-3, start="mini-cats"),
     "reader-cats": Recipe(ReaderJob, "cats", 16384, 64, steps=1500, batch=64, lr=2e-3),
     "reader-churches": Recipe(ReaderJob, "churches", 16384, 64, steps=1500, batch=64, lr=2e-3),
 }
@@ -35,11 +37,20 @@ def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: 
     return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device)
 
 
+def begin(work: Job) -> Job:
+    """The job whose weights this one starts with. Raises FileNotFoundError if there are none yet."""
+    first = job(work.recipe.start, RECIPES[work.recipe.start], work.runs, work.weights)
+    if not first.folder.exists():
+        raise FileNotFoundError(f"there are no weights of {first.name} to begin with: train it first")
+    return first
+
+
 def train(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
     """Train until all steps are done, and export; or until stopped. True if done."""
     folder = work.runs / work.name
-    if from_shipped and not (folder / "checkpoint.pt").exists():
-        work.model.load_state_dict(work.shipped().state_dict())
+    if (from_shipped or work.recipe.start) and not (folder / "checkpoint.pt").exists():
+        first = work if from_shipped else begin(work)
+        work.model.load_state_dict(first.shipped().state_dict())
     work.prepare()
     done = loop.fit(work.model, work.loss, settings, folder)
     if done:
@@ -73,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--from-shipped", action="store_true", help="begin with the weights that are there")
+    parser.add_argument("--from-shipped", action="store_true", help="begin with this model's weights in --weights")
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd.files import replace_folder
 from lsvd.testbed import captions, data, models, reader
-from lsvd.testbed.scene import Scene
+from lsvd.testbed.scene import Scene, twins
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
@@ -151,11 +151,20 @@ class Autoencoder(Job):
 class Clip(Job):
     """Contrast within the batch (Radford et al. 2021, arXiv 2103.00020); equal captions count as equally right.
 
-    Every other batch is of pictures that agree in what is easiest to see, or small things such as glasses would never
-    be needed to tell a batch apart.
+    The pictures are twins that differ in one thing each, or what is small, such as glasses, would hardly ever be
+    needed to tell a batch apart.
     """
 
-    alike = ("gender", "hair_colour", "background")
+    twins = ("gender", "age", "glasses", "smile", "beard", "hair_length")
+
+    def prepare(self) -> None:
+        self.scene = twins(self.scene, self.twins)
+        super().prepare()
+
+    def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
+        """Row numbers of both of each pair of twins, shape (n,), n even."""
+        first = 2 * torch.randint(len(self.data) // 2, ((n or self.recipe.batch) // 2,), generator=g)
+        return torch.stack((first, first + 1), 1).flatten()
 
     def build(self) -> CLIPModel:
         self.tokens = models.tokenizer(captions.words())
@@ -164,17 +173,8 @@ class Clip(Job):
     def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
         return self.model(input_ids=ids, pixel_values=pictures).logits_per_text
 
-    def draw_alike(self, g: torch.Generator) -> Tensor:
-        """Row numbers of pictures that agree with one drawn at random, shape (b,), b at most the batch size."""
-        first = self.draw(g, 1)
-        agree = torch.ones(len(self.data), dtype=torch.bool)
-        for name in self.alike:
-            agree &= self.data.values[name] == self.data.values[name][first]
-        rows = agree.nonzero().squeeze(1)
-        return rows[torch.randperm(len(rows), generator=g)[: self.recipe.batch]]
-
     def loss(self, step: int, g: torch.Generator) -> Tensor:
-        index = self.draw_alike(g) if step % 2 else self.draw(g)
+        index = self.draw(g)
         texts = captions.captions(self.data.values_at(index), g)
         told = [i for i, text in enumerate(texts) if text]
         ids = token_ids(self.tokens, [texts[i] for i in told]).to(self.device)

@@ -102,6 +102,28 @@ class Scene:
         return torch.cat(parts).clamp_(0, 1) if parts else torch.zeros(0, 3, size, size, device=device)
 
 
+@dataclass(frozen=True)
+class Twins(Scene):
+    """A scene whose pictures come in pairs, rows 2i and 2i + 1, that differ in one factor of `differ`."""
+
+    differ: tuple[str, ...] = ()
+
+    def sample(self, n: int, generator: torch.Generator, **fixed: str | float) -> Values:
+        """As Scene.sample, but in pairs; n is even. Which factor differs is drawn afresh for each pair."""
+        values = {name: v.repeat_interleave(2) for name, v in super().sample(n // 2, generator, **fixed).items()}
+        chosen = torch.randint(len(self.differ), (n // 2,), generator=generator)
+        for number, name in enumerate(self.differ):
+            count = len(self.factor(name).levels)
+            step = torch.randint(1, count, (n // 2,), generator=generator)
+            values[name][1::2] = torch.where(chosen == number, values[name][1::2] + step, values[name][1::2]) % count
+        return values
+
+
+def twins(scene: Scene, differ: tuple[str, ...]) -> Twins:
+    """The same scene in pairs that differ in one of these categorical factors each."""
+    return Twins(f"{scene.name}-twins", scene.factors, scene.draw, differ)
+
+
 def palette(colours: Mapping[str, tuple[float, float, float]], levels: tuple[str, ...], index: Tensor) -> Tensor:
     """The colours, shape (n, 3), of levels given by their indices, shape (n,)."""
     return torch.tensor([colours[level] for level in levels], device=index.device)[index]

@@ -7,7 +7,6 @@ from torch.nn.functional import avg_pool2d
 from lsvd.testbed.cats import CATS
 from lsvd.testbed.churches import CHURCHES
 from lsvd.testbed.portraits import PORTRAITS
-from lsvd.testbed.scene import twins
 
 SCENES = [PORTRAITS, CATS, CHURCHES]
 # The sides at which the readers look.
@@ -124,14 +123,3 @@ def test_a_value_that_is_not_finite_is_named(scene):
     values["x"][1] = float("nan")
     with pytest.raises(ValueError, match="factor x "):
         scene.render(values, 32)
-
-
-def test_twins_differ_in_one_thing():
-    differ = ("gender", "beard")
-    values = twins(PORTRAITS, differ).sample(400, torch.Generator().manual_seed(5), style="photo")
-    changed = torch.stack([values[f.name][::2] != values[f.name][1::2] for f in PORTRAITS.factors])
-    names = [f.name for f in PORTRAITS.factors]
-    assert (changed.sum(0) == 1).all()
-    often = changed.float().mean(1)
-    assert all(0.35 < often[names.index(name)] < 0.65 for name in differ)
-    assert set(values["beard"].tolist()) == {0, 1, 2} and set(values["gender"].tolist()) == {0, 1}

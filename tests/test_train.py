@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 
 from lsvd.testbed import captions, data, jobs, loop, models, train
 from lsvd.testbed.portraits import PORTRAITS
-from lsvd.testbed.scene import Factor, Scene
+from lsvd.testbed.scene import Factor, Scene, twins
 
 SETTINGS = loop.Settings(steps=6, lr=1e-2, warmup=2, log_every=2, progress=False)
 
@@ -149,6 +149,17 @@ def test_docstrings_do_not_count_as_drawing():
     documented = ast.parse('"""Module."""\ndef f(x):\n    """Said."""\n    return \'a\'')
     assert ast.dump(data._undocumented(documented)) == ast.dump(plain)
     assert ast.dump(data._undocumented(ast.parse("def f(x):\n    return 'b'"))) != ast.dump(plain)
+
+
+def test_twins_differ_in_one_thing():
+    differ = ("gender", "beard")
+    values = twins(PORTRAITS, differ).sample(400, torch.Generator().manual_seed(5), style="photo")
+    changed = torch.stack([values[f.name][::2] != values[f.name][1::2] for f in PORTRAITS.factors])
+    names = [f.name for f in PORTRAITS.factors]
+    assert (changed.sum(0) == 1).all()
+    often = changed.float().mean(1)
+    assert all(0.35 < often[names.index(name)] < 0.65 for name in differ)
+    assert set(values["beard"].tolist()) == {0, 1, 2} and set(values["gender"].tolist()) == {0, 1}
 
 
 def test_known_words_are_single_tokens(tmp_path):

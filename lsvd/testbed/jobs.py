@@ -187,7 +187,7 @@ class Clip(Job):
     def export(self) -> None:
         with replace_folder(self.folder) as new:
             save_transformer(self.model, new)
-            self.tokens.save_pretrained(new)
+            models.tokenizer(captions.words()).save_pretrained(new)  # a used one would keep its last padding
 
     def shipped(self) -> CLIPModel:
         return CLIPModel.from_pretrained(self.folder, dtype=torch.float32)

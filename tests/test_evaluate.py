@@ -2,13 +2,15 @@
 
 import csv
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lsvd.testbed import data, evaluate, jobs, train
+from lsvd.testbed import captions, data, evaluate, jobs, models, train
+from lsvd.testbed.portraits import PORTRAITS
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scene import Factor, Scene
 from lsvd.testbed.scenes import SCENES
@@ -254,3 +256,37 @@ def test_the_whole_command_on_miniatures(tiny):
     cached = {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
     assert evaluate.main(["mini-cats", "--samples", "100"]) == 0
     assert cached == {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
+
+
+def test_zero_shot_picks_the_nearest_caption():
+    class Clip:
+        """Knows gender, from the first pixel, but for one picture; takes captions in the order of the levels."""
+
+        device = torch.device("cpu")
+
+        def get_image_features(self, pixel_values):
+            level = ((pixel_values[:, 0, 0, 0] + 1) / 2).round().long()
+            return SimpleNamespace(pooler_output=torch.nn.functional.one_hot(level, 8).float())
+
+        def get_text_features(self, input_ids):
+            return SimpleNamespace(pooler_output=3 * torch.eye(8)[: len(input_ids)])
+
+    class Known(data.Pictures):
+        """Pictures of one colour, their gender."""
+
+        def __init__(self, n):
+            self.values = PORTRAITS.sample(n, torch.Generator().manual_seed(0))
+            self.n, self.shown = n, self.values["gender"].clone()
+            self.shown[0] = 1 - self.shown[0]
+
+        def __getitem__(self, index):
+            return self.shown[index].float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+    pictures = Known(300)
+    rows = evaluate.zero_shot(Clip(), models.tokenizer(captions.words()), pictures, PORTRAITS)
+    scores = {r["measure"].removeprefix("zero-shot: "): r for r in rows}
+    assert list(scores) == list(evaluate.PROMPTED)
+    assert float(scores["gender"]["value"]) == pytest.approx(299 / 300, abs=1e-4)
+    common = max((pictures.values["gender"] == level).float().mean().item() for level in (0, 1))
+    assert float(scores["gender"]["floor"]) == pytest.approx(common, abs=1e-4)
+    assert 0.35 < float(scores["age"]["value"]) < 0.65  # it takes the gender for the age

@@ -3,7 +3,8 @@
 Everything is measured on renderings, prompts and seeds that no training used. outputs/tables/reader.csv gets each
 reader's score for each factor; outputs/tables/backbones.csv gets, for each generator, the Fréchet distance of its
 samples from renderings in the reader's features, and for mini-sd also how often the reader agrees with the prompt and
-the autoencoder's fidelity; outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in outputs/cache:
+the autoencoder's fidelity, and for mini-clip how often it picks the right one of the captions that name one attribute;
+outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in outputs/cache:
 a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
@@ -20,14 +21,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd import backbones, frechet, measure, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import outputs, write_bytes, write_csv
-from lsvd.testbed import captions, data
+from lsvd.testbed import captions, data, jobs
 from lsvd.testbed import reader as readers
 from lsvd.testbed.reader import Reader
-from lsvd.testbed.scene import Values
+from lsvd.testbed.scene import Scene, Values
 from lsvd.testbed.scenes import SCENES
 
 READERS = {f"reader-{name}": name for name in SCENES}
@@ -38,9 +40,10 @@ GENERATORS = {
     "mini-cats": ("cats", {}),
     "mini-churches": ("churches", {}),
 }
+CLIP = "mini-clip"
 PROMPTED = ("gender", "age", "glasses", "smile", "hair_colour", "background")
 HELD_OUT, PROMPT_SEED = 2, 3
-RENDERINGS, RECONSTRUCTIONS, SHEET = 4000, 500, 64
+RENDERINGS, ZERO_SHOT, RECONSTRUCTIONS, SHEET = 4000, 1000, 500, 64
 CHUNK = 32  # pictures in one file of the cache: a stopped run loses no more
 Row = dict[str, str]
 log = logging.getLogger(__name__)
@@ -92,6 +95,30 @@ def fidelity(backbone: Backbone, pictures: data.Pictures) -> Row:
         parts.append(measure.psnr(backbone.decode(backbone.encode(original)).cpu(), original))
     decibels = measure.mean(torch.cat(parts))
     return _row("autoencoder PSNR (dB)", decibels.value, decibels.low, decibels.high, len(pictures))
+
+
+@torch.no_grad()
+def zero_shot(clip: CLIPModel, tokens: CLIPTokenizer, pictures: data.Pictures, scene: Scene) -> list[Row]:
+    """For each factor of PROMPTED, how often the caption nearest to a picture, of those naming one level, is right.
+
+    Classification without training (Radford et al. 2021, arXiv 2103.00020), Wilson intervals; the floor is the share
+    of the commonest level.
+    """
+    device = clip.device
+    embed = [
+        clip.get_image_features(pixel_values=(pictures[rows] * 2 - 1).to(device)).pooler_output
+        for rows in _batches(len(pictures))
+    ]
+    seen, rows = torch.cat(embed), []
+    for name in PROMPTED:
+        texts = [captions.describe({name: level}) for level in scene.factor(name).levels]
+        told = clip.get_text_features(input_ids=jobs.token_ids(tokens, texts).to(device)).pooler_output
+        nearest = torch.nn.functional.cosine_similarity(seen[:, None], told[None], dim=-1).argmax(-1).cpu()
+        truth = pictures.values[name]
+        right = measure.share(int((nearest == truth).sum()), len(truth))
+        common = truth.bincount().max().item() / len(truth)
+        rows.append(_row(f"zero-shot: {name}", right.value, right.low, right.high, len(truth), common))
+    return rows
 
 
 def prompts(n: int) -> tuple[list[str], dict[str, Tensor]]:
@@ -186,16 +213,26 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
         rows += agreement(_read(reader, drawn), asked)
         rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {})))
     rows.append(distance(reader, drawn, _renderings(scene, 2 * n, entry.size, fixed)))
-    for r in rows:
-        log.info("%s: %s %s", name, r["measure"], r["value"])
-    rows = [{"backbone": name, **r} for r in rows]
-    merge(outputs("tables", "backbones.csv"), rows, "backbone", GENERATORS)
+    _keep(name, rows)
+
+
+def measure_clip(device="cpu") -> None:
+    """Put the rows of mini-clip into backbones.csv."""
+    scene, fixed = GENERATORS["mini-sd"]
+    folder = jobs.WEIGHTS / CLIP
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}: train it, python -m lsvd.testbed.train {CLIP}")
+    clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    tokens = CLIPTokenizer.from_pretrained(folder)
+    pictures = _renderings(scene, ZERO_SHOT, clip.config.vision_config.image_size, fixed)
+    rows = zero_shot(clip, tokens, pictures, SCENES[scene])
+    _keep(CLIP, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 if all was measured, 1 if, with no names given, weights of some are missing."""
     parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.evaluate", description=__doc__)
-    known = [*READERS, *GENERATORS]
+    known = [*READERS, *GENERATORS, CLIP]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all if none is given")
     parser.add_argument("--samples", type=int, default=2000, help="pictures drawn by each generator (2000)")
     parser.add_argument("--device", default="cpu")
@@ -211,6 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if name in READERS:
                 measure_reader(READERS[name], options.device)
+            elif name == CLIP:
+                measure_clip(options.device)
             else:
                 measure_generator(name, options.samples, options.device)
         except FileNotFoundError as error:
@@ -221,6 +260,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             raise SystemExit(f"{name}: {error}") from error
     return missing
+
+
+def _keep(name: str, rows: Iterable[Row]) -> None:
+    """Put a model's rows into backbones.csv."""
+    for r in rows:
+        log.info("%s: %s %s", name, r["measure"], r["value"])
+    rows = [{"backbone": name, **r} for r in rows]
+    merge(outputs("tables", "backbones.csv"), rows, "backbone", (*GENERATORS, CLIP))
 
 
 def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str]) -> data.Pictures:

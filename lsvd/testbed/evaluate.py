@@ -219,7 +219,7 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
 def measure_clip(device="cpu") -> None:
     """Put the rows of mini-clip into backbones.csv."""
     scene, fixed = GENERATORS["mini-sd"]
-    folder = jobs.WEIGHTS / CLIP
+    folder = backbones.WEIGHTS / CLIP
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no {folder}: train it, python -m lsvd.testbed.train {CLIP}")
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline
-from transformers import CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd.testbed import captions, data, jobs, loop, models, train
 from lsvd.testbed.portraits import PORTRAITS
@@ -206,7 +206,7 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
         make("mini-sd").prepare()
     for name, small in (
         ("autoencoder", {"channels": (8, 8, 8)}),
-        ("mini-clip", {"layers": 1}),
+        ("mini-clip-captions", {"layers": 1}),
         ("mini-sd", {"channels": (16, 32, 32)}),
     ):
         work = make(name, model=small)
@@ -223,6 +223,33 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
     assert latents.shape == (16, 4, 32, 32) and latents.std().item() == pytest.approx(1, abs=0.05)
     words = (tmp_path / "weights" / "mini-sd" / "vocabulary.txt").read_text().split()
     assert words == sorted(set(captions.words()))
+
+
+def test_the_text_tower_stays_while_the_picture_tower_learns(make, tmp_path):
+    first = make("mini-clip-captions", model={"layers": 1})
+    train.train(first, settings(first))
+    text = CLIPModel.from_pretrained(first.folder).state_dict()
+    work = make("mini-clip", model={"layers": 1})
+    train.train(work, settings(work))
+    then = CLIPModel.from_pretrained(work.folder).state_dict()
+    assert work.folder == first.folder and text.keys() == then.keys()
+    changed = {name for name, tensor in text.items() if not torch.equal(tensor, then[name])}
+    assert changed and not [name for name in changed if name.startswith("text_")]
+
+
+def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero():
+    names, widths = [f.name for f in PORTRAITS.factors], [len(f.levels) or 1 for f in PORTRAITS.factors]
+
+    def blocks(n, **fixed):
+        values = PORTRAITS.sample(n, torch.Generator().manual_seed(0), **fixed)
+        return dict(zip(names, jobs.factor_vectors(PORTRAITS, values).split(widths, 1), strict=True))
+
+    old, young = blocks(20000, style="photo", age="old"), blocks(10, style="photo", age="young")
+    for name in ("gender", "beard", "hair_colour", "glasses", "yaw", "skin", "wrinkles"):
+        assert old[name].mean(0).abs().max() < 0.03
+        assert old[name].square().sum(1).mean().item() == pytest.approx(1, abs=0.05)
+    assert (young["yaw"] != 0).all() and (young["wrinkles"] == 0).all()
+    assert sum(widths) <= models.TEXT_WIDTH
 
 
 def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):

@@ -43,7 +43,7 @@ class TextDenoiser(Job):
         """The trained autoencoder, text tower and tokenizer. Raises FileNotFoundError if one is missing."""
         vae, clip = self.runs / "autoencoder" / "vae", self.weights / "mini-clip"
         vae = vae if vae.exists() else self.weights / "mini-sd" / "vae"
-        for part, name in ((vae, "autoencoder"), (clip, "mini-clip")):
+        for part, name in ((vae, "autoencoder"), (clip, "mini-clip-captions")):
             if not part.exists():
                 raise FileNotFoundError(f"{part} does not exist: train it first, python -m lsvd.testbed.train {name}")
         self.vae_folder = vae

@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd.files import replace_folder
 from lsvd.testbed import captions, data, models, reader
-from lsvd.testbed.scene import Scene, twins
+from lsvd.testbed.scene import Scene, Values, twins
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
@@ -148,14 +148,19 @@ class Autoencoder(Job):
         return AutoencoderKL.from_pretrained(self.weights / "mini-sd" / "vae", dtype=torch.float32)
 
 
-class Clip(Job):
-    """Contrast within the batch (Radford et al. 2021, arXiv 2103.00020); equal captions count as equally right.
+class ClipCaptions(Job):
+    """The text tower of mini-clip: captions against what the renderer drew, by contrast within the batch.
 
-    The pictures are twins that differ in one thing each, or what is small, such as glasses, would hardly ever be
-    needed to tell a batch apart.
+    The other side of each pair is a fixed vector of the picture's factors (see `targets`), so that every word that
+    says something comes to count, small things too, before a picture tower can see them. Captions are of twins, which
+    differ in one thing each. A locked side was shown to work by Zhai et al. 2022 (LiT, arXiv 2111.07991).
     """
 
-    twins = ("gender", "age", "glasses", "smile", "beard", "hair_length")
+    twins = ("gender", "age", "glasses", "smile", "beard", "hair_length", "earrings", "freckles")
+
+    def build(self) -> CLIPModel:
+        self.tokens = models.tokenizer(captions.words())
+        return models.clip(self.tokens, **self.recipe.model)
 
     def prepare(self) -> None:
         self.scene = twins(self.scene, self.twins)
@@ -166,23 +171,40 @@ class Clip(Job):
         first = 2 * torch.randint(len(self.data) // 2, ((n or self.recipe.batch) // 2,), generator=g)
         return torch.stack((first, first + 1), 1).flatten()
 
-    def build(self) -> CLIPModel:
-        self.tokens = models.tokenizer(captions.words())
-        return models.clip(self.tokens, **self.recipe.model)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Embedded captions, shape (b, 128)."""
+        return self.model.get_text_features(input_ids=ids).pooler_output
 
-    def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
-        return self.model(input_ids=ids, pixel_values=pictures).logits_per_text
+    def targets(self, index: Tensor) -> Tensor:
+        """A direction for each picture, shape (b, 128): every visible factor with the same variance, then zeros."""
+        values = self.data.values_at(index)
+        vectors = factor_vectors(self.scene, values)
+        return F.pad(vectors, (0, self.model.config.projection_dim - vectors.shape[1])).to(self.device)
 
-    def loss(self, step: int, g: torch.Generator) -> Tensor:
+    def pairs(self, g: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Numbers of pictures, shape (b,), and their captions' token numbers, (b, TOKENS); none of them empty."""
         index = self.draw(g)
         texts = captions.captions(self.data.values_at(index), g)
         told = [i for i, text in enumerate(texts) if text]
-        ids = token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
-        with self.amp():
-            logits = self.forward(ids, (self.data[index[told]] * 2 - 1).to(self.device)).float()
+        return index[told], token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
+
+    def contrast(self, ids: Tensor, texts: Tensor, pictures: Tensor) -> Tensor:
+        """The loss of Radford et al. 2021 (arXiv 2103.00020); equal captions count as equally right."""
+        texts, pictures = F.normalize(texts.float(), dim=-1), F.normalize(pictures.float(), dim=-1)
+        logits = texts @ pictures.T * self.model.logit_scale.exp().clamp_max(100)
         same = (ids[:, None] == ids[None]).all(-1).float()
         same = same / same.sum(-1, keepdim=True)
         return (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        index, ids = self.pairs(g)
+        with self.amp():
+            texts = self.forward(ids)
+        return self.contrast(ids, texts, self.targets(index))
+
+    @property
+    def folder(self) -> Path:
+        return self.weights / "mini-clip"
 
     def export(self) -> None:
         with replace_folder(self.folder) as new:
@@ -191,6 +213,44 @@ class Clip(Job):
 
     def shipped(self) -> CLIPModel:
         return CLIPModel.from_pretrained(self.folder, dtype=torch.float32)
+
+
+class ClipPictures(ClipCaptions):
+    """The picture tower of mini-clip, against captions and against the factors; the text tower is locked.
+
+    mini-sd can be trained beside it, therefore: its text encoder is final.
+    """
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Embedded pictures, shape (b, 128)."""
+        return self.model.get_image_features(pixel_values=pictures).pooler_output
+
+    def loss(self, step: int, g: torch.Generator) -> Tensor:
+        index, ids = self.pairs(g)
+        with self.amp():
+            with torch.no_grad():
+                texts = super().forward(ids)
+            pictures = self.forward((self.data[index] * 2 - 1).to(self.device))
+        alone = torch.arange(len(index), device=self.device)[:, None]  # no two pictures are the same
+        return self.contrast(ids, texts, pictures) + self.contrast(alone, self.targets(index), pictures)
+
+
+def factor_vectors(scene: Scene, values: Values) -> Tensor:
+    """What is drawn as vectors, shape (n, d): a block for each factor, centred, of variance 1, zero if not visible.
+
+    A level is its one-hot vector, a number itself.
+    """
+    blocks = []
+    for f in scene.factors:
+        if f.levels:
+            p = torch.tensor(f.p or (1.0,) * len(f.levels))
+            p = p / p.sum()
+            block = (F.one_hot(values[f.name], len(f.levels)) - p) / (1 - p.square().sum()).sqrt()
+        else:
+            low, high = f.range
+            block = (values[f.name][:, None] - (low + high) / 2) / ((high - low) / 12**0.5)
+        blocks.append(block * scene.visible(values)[f.name][:, None])
+    return torch.cat(blocks, dim=1)
 
 
 class ReaderJob(Job):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lsvd.testbed import loop
 from lsvd.testbed.diffusion import PixelDenoiser, TextDenoiser
-from lsvd.testbed.jobs import WEIGHTS, Autoencoder, Clip, Job, ReaderJob, Recipe
+from lsvd.testbed.jobs import WEIGHTS, Autoencoder, ClipCaptions, ClipPictures, Job, ReaderJob, Recipe
 from lsvd.testbed.scenes import SCENES
 
 PHOTO = {"style": "photo"}
@@ -19,7 +19,10 @@ PHOTO = {"style": "photo"}
 RECIPES = {
     "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
     "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
-    "mini-clip": Recipe(Clip, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4),
+    "mini-clip-captions": Recipe(ClipCaptions, "portraits", 24576, 128, steps=3000, batch=64, lr=1e-3),
+    "mini-clip": Recipe(
+        ClipPictures, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4, start="mini-clip-captions"
+    ),
     "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
     "mini-cats": Recipe(PixelDenoiser, "cats", 16384, 64, steps=30000, batch=8, lr=1e-3),
     "mini-portraits": Recipe(

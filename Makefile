@@ -43,7 +43,7 @@ unexport MPLBACKEND
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test format lab train measure bless pins clean FORCE
+.PHONY: help env reproduce test format lab train measure bench bless pins clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -103,6 +103,9 @@ train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make t
 
 measure: $(ENVIRONMENT) ## measure the shipped models: outputs/tables/reader.csv, backbones.csv, sample sheets
 	$(PY) -m lsvd.testbed.evaluate
+
+bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
+	$(PY) -m lsvd.bench
 
 bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
 	@mkdir -p $(RESULTS)

@@ -1,0 +1,154 @@
+"""Time what claims to be fast against its reference: python -m lsvd.bench [NAME ...].
+
+Both are timed in one run, in turns, on the same input and the same cores, after a check that they agree.
+outputs/tables/bench.csv gets one row for each comparison: the median of reference time / our time, and the interval of
+the median. Rows of what is not timed stay as they are. Time on an idle machine: what else runs counts in.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from scipy.linalg import subspace_angles
+from tqdm.auto import tqdm
+
+from lsvd import geodesic
+from lsvd.files import outputs
+from lsvd.measure import LEVEL, Interval
+from lsvd.svd import svd
+from lsvd.testbed.evaluate import merge
+
+REPEATS = 11
+FEWEST = 6  # with fewer, not even smallest and largest hold the median in 95% of runs
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One piece of work, done in our way and in the reference's.
+
+    ours, reference: do the work and return what came out. agree: whether these two results are the same. share: the
+    part of the work that `reference` does, by which its time is divided; 1 if it does all. work: says what it is.
+    """
+
+    ours: Callable[[], Any]
+    reference: Callable[[], Any]
+    agree: Callable[[Any, Any], bool]
+    work: str
+    share: float = 1.0
+
+
+def compare(name: str, comparison: Comparison, repeats: int = REPEATS) -> Interval:
+    """Median of reference time / our time over paired repeats, with its interval.
+
+    Both run once before, untimed, and must agree. Which goes first alternates. Raises ValueError if they disagree, or
+    for fewer than six repeats.
+    """
+    if repeats < FEWEST:
+        raise ValueError(f"{repeats} repeats give no interval: take at least {FEWEST}")
+    if not comparison.agree(comparison.ours(), comparison.reference()):
+        raise ValueError(f"{name}: ours and the reference disagree, so their times mean nothing")
+    ratios = []
+    for repeat in tqdm(range(repeats), f"timing {name}"):
+        if repeat % 2:
+            theirs, ours = _seconds(comparison.reference), _seconds(comparison.ours)
+        else:
+            ours, theirs = _seconds(comparison.ours), _seconds(comparison.reference)
+        ratios.append(theirs / comparison.share / ours)
+        log.debug("%s: ours %.4g s, reference %.4g s for %.3g of it", name, ours, theirs, comparison.share)
+    return median(ratios)
+
+
+def median(values: ArrayLike) -> Interval:
+    """Median of independent values, shape (n,), n >= 6, with its interval, which assumes nothing of their distribution.
+
+    The ends are values themselves, by the binomial law of their ranks (scipy.stats.quantile_test).
+    """
+    ends = stats.quantile_test(np.asarray(values, np.float64), p=0.5).confidence_interval(LEVEL)
+    return Interval(float(np.median(values)), float(ends.low), float(ends.high))
+
+
+def geodesics(
+    timesteps: int = 50, samples: int = 32, channels: int = 4, size: int = 32, k: int = 8, loop: int = 2000
+) -> Comparison:
+    """Geodesic distances of all pairs of timesteps in one call, against a loop over scipy.linalg.subspace_angles.
+
+    The codes are pictures of noise, turned step by step into other noise. scipy takes `loop` of the pairs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise, image = torch.randn(2, samples, channels, size, size, generator=generator)
+    turn = torch.linspace(0, torch.pi / 2, timesteps).view(-1, 1, 1, 1, 1)
+    U = svd(noise * turn.cos() + image * turn.sin()).truncate(k).U
+    first, second = torch.triu_indices(timesteps, timesteps, 1)
+    count = len(first) * samples * channels
+    loop = min(loop, count)
+    pair, sample, channel = np.unravel_index(
+        torch.randperm(count, generator=generator)[:loop].numpy(), (len(first), samples, channels)
+    )
+    first, second = first.numpy()[pair], second.numpy()[pair]
+    # scipy computes in the input's precision: float64 for the accuracy that ours has
+    bases = U.double().numpy()
+    pairs = list(zip(bases[first, sample, channel], bases[second, sample, channel], strict=True))
+
+    return Comparison(
+        ours=lambda: geodesic.pairwise(U),
+        reference=lambda: [np.linalg.norm(subspace_angles(a, b)) for a, b in pairs],
+        agree=lambda ours, theirs: np.allclose(ours[first, second, sample, channel], theirs, rtol=1e-4, atol=0),
+        work=f"{count} pairs of subspaces of {size}-space, k = {k}",
+        share=loop / count,
+    )
+
+
+# One line each: the name in the table, and what sets the comparison up.
+COMPARISONS: dict[str, Callable[[], Comparison]] = {
+    "geodesic": geodesics,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns 0."""
+    about = [f"  {name}: {next(iter((make.__doc__ or '').splitlines()), '')}" for name, make in COMPARISONS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m lsvd.bench",
+        description="\n".join([__doc__, "comparisons:", *about]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(COMPARISONS)}; all if none is given")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"paired timings of each ({REPEATS})")
+    options = parser.parse_args(arguments)
+    strange = [name for name in options.names if name not in COMPARISONS]
+    if strange:
+        parser.error(f"cannot time {', '.join(strange)}: choose from {', '.join(COMPARISONS)}")
+    if options.repeats < FEWEST:
+        parser.error(f"{options.repeats} repeats give no interval: take at least {FEWEST}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in dict.fromkeys(options.names or COMPARISONS):
+        comparison = COMPARISONS[name]()
+        log.info("%s: %s, %d threads", name, comparison.work, torch.get_num_threads())
+        if comparison.share < 1:
+            log.info("%s: the reference is timed on %.2f%%, scaled to the whole", name, 100 * comparison.share)
+        try:
+            ratio = compare(name, comparison, options.repeats)
+            row = {"name": name, "ratio": f"{ratio.value:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}"}
+            merge(outputs("tables", "bench.csv"), [row], "name", COMPARISONS)
+        except (ValueError, OSError) as error:
+            raise SystemExit(str(error)) from error
+        log.info("%s: %s times as fast as the reference", name, f"{ratio:.1f}")
+    return 0
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

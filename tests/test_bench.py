@@ -1,0 +1,98 @@
+"""The timings: their table and their statistics, on sizes too small for the speed to mean anything."""
+
+import csv
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lsvd import bench
+from lsvd.bench import Comparison, compare, geodesics, median
+
+tiny = partial(geodesics, timesteps=4, samples=2, channels=3, size=6, k=2, loop=5)
+
+
+def read(folder):
+    with (folder / "tables" / "bench.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_keeps_what_is_not_timed(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(bench, "COMPARISONS", {"other": tiny, "geodesic": tiny})
+    with caplog.at_level("INFO"):
+        assert bench.main(["geodesic", "--repeats", "6"]) == 0
+    (row,) = read(tmp_path)
+    assert list(row) == ["name", "ratio", "low", "high"] and row["name"] == "geodesic"
+    assert 0 < float(row["low"]) <= float(row["ratio"]) <= float(row["high"])
+    # 4 timesteps make 6 pairs, of each of 2 samples and 3 channels
+    assert "36 pairs" in caplog.text and "13.89%" in caplog.text
+    bench.main(["other", "--repeats", "6"])
+    assert [r["name"] for r in read(tmp_path)] == ["other", "geodesic"]
+    assert read(tmp_path)[1] == row
+    bench.main(["--repeats", "6"])
+    assert [r["name"] for r in read(tmp_path)] == ["other", "geodesic"]
+
+
+def test_the_stated_size_is_the_default():
+    comparison = geodesics(loop=2)
+    assert comparison.share == 2 / 156_800
+    assert comparison.work == "156800 pairs of subspaces of 32-space, k = 8"
+    assert len(comparison.reference()) == 2
+
+
+def test_every_comparison_says_what_it_is(capsys):
+    with pytest.raises(SystemExit):
+        bench.main(["--help"])
+    told = capsys.readouterr().out
+    for name, make in bench.COMPARISONS.items():
+        assert f"{name}: {make.__doc__.splitlines()[0]}" in told
+
+
+def test_the_ratio_is_the_references_time_for_the_whole_over_ours(monkeypatch):
+    clock = [0.0]
+
+    def lasting(*seconds):
+        left = iter((0.0, *seconds))  # the first run is not timed
+        return lambda: clock.__setitem__(0, clock[0] + next(left))
+
+    monkeypatch.setattr(bench, "perf_counter", lambda: clock[0])
+    ours, reference = lasting(1, 1, 1, 1, 1, 2), lasting(2, 4, 1, 3, 5, 4)
+    ratio = compare("clock", Comparison(ours, reference, lambda a, b: True, "", share=0.25), repeats=6)
+    # 4 x (2, 4, 1, 3, 5, 4 / 2)
+    assert (ratio.value, ratio.low, ratio.high) == (10, 4, 20)
+
+
+def test_each_repeat_times_both_and_their_order_alternates():
+    calls = []
+    compare("order", Comparison(lambda: calls.append("a"), lambda: calls.append("b"), lambda a, b: True, ""), repeats=6)
+    assert "".join(calls) == "ab" + "abba" * 3
+
+
+def test_answers_that_differ_are_not_timed(monkeypatch, tmp_path):
+    work = tiny()
+    wrong = Comparison(lambda: work.ours() * 1.001, work.reference, work.agree, work.work, work.share)
+    with pytest.raises(ValueError, match="disagree"):
+        compare("wrong", wrong, 6)
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    monkeypatch.setattr(bench, "COMPARISONS", {"wrong": lambda: wrong})
+    with pytest.raises(SystemExit, match="disagree"):
+        bench.main(["wrong", "--repeats", "6"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_median_and_its_interval():
+    interval = median([3, 1, 2, 9, 5, 4])
+    assert (interval.value, interval.low, interval.high) == (3.5, 1, 9)
+    # 11 values: the 2nd smallest and the 2nd largest hold the median in 98.8% of samples, the 3rd in 93.5%
+    interval = median(np.arange(11) ** 2)
+    assert (interval.value, interval.low, interval.high) == (25, 1, 81)
+
+
+def test_bad_arguments(capsys):
+    for arguments, message in ((["nothing"], "choose from geodesic"), (["--repeats", "5"], "at least 6")):
+        with pytest.raises(SystemExit) as stop:
+            bench.main(arguments)
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="at least 6"):
+        compare("few", tiny(), 5)

@@ -20,10 +20,9 @@ from scipy.linalg import subspace_angles
 from tqdm.auto import tqdm
 
 from lsvd import geodesic
-from lsvd.files import outputs
+from lsvd.files import outputs, update_csv
 from lsvd.measure import LEVEL, Interval
 from lsvd.svd import svd
-from lsvd.testbed.evaluate import merge
 
 REPEATS = 11
 FEWEST = 6  # with fewer, not even smallest and largest hold the median in 95% of runs
@@ -137,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             ratio = compare(name, comparison, options.repeats)
             row = {"name": name, "ratio": f"{ratio.value:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}"}
-            merge(outputs("tables", "bench.csv"), [row], "name", COMPARISONS)
+            update_csv(outputs("tables", "bench.csv"), [row], ["name"], COMPARISONS)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
         log.info("%s: %s times as fast as the reference", name, f"{ratio:.1f}")

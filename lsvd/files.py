@@ -10,7 +10,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,29 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     writer.writeheader()
     writer.writerows(rows)
     return write_bytes(path, text.getvalue().encode())
+
+
+def update_csv(
+    path: str | Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], order: Iterable[str] = ()
+) -> Path:
+    """Write rows into a table, in place of those that agree with one of them in all `keys`; the others stay.
+
+    Rows come in the order of `order`, by the first key; those not named there stay at the end. Returns the path. Raises
+    ValueError if the table there has other columns or is damaged, else as write_csv.
+    """
+    path, old = Path(path), []
+    rows = [{name: str(value) for name, value in row.items()} for row in rows]
+    if not rows:
+        raise ValueError(f"no rows to write to {path}: compute at least one")
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+    if any(set(row) != set(rows[0]) or None in row.values() for row in old):
+        raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
+    new = {tuple(row[key] for key in keys) for row in rows}
+    rank = {name: i for i, name in enumerate(order)}
+    kept = [{name: row[name] for name in rows[0]} for row in old if tuple(row[key] for key in keys) not in new]
+    return write_csv(path, sorted([*kept, *rows], key=lambda row: rank.get(row[keys[0]], len(rank))))
 
 
 @contextmanager

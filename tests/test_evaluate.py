@@ -140,31 +140,6 @@ def test_the_digest_follows_weights_and_settings(tmp_path):
     assert first != evaluate.digest(tmp_path, 30, 3.0)
 
 
-def test_merging_replaces_what_was_measured_and_keeps_the_rest(tmp_path):
-    def rows(name, *values):
-        return [{"backbone": name, "measure": f"m{i}", "value": v} for i, v in enumerate(values)]
-
-    def read():
-        with path.open(newline="") as file:
-            return [(r["backbone"], r["measure"], r["value"]) for r in csv.DictReader(file)]
-
-    path, order = tmp_path / "tables" / "t.csv", ["a", "b"]
-    evaluate.merge(path, rows("b", "1", "2"), "backbone", order)
-    evaluate.merge(path, rows("other", "9"), "backbone", order)
-    evaluate.merge(path, rows("a", "3"), "backbone", order)
-    assert read() == [("a", "m0", "3"), ("b", "m0", "1"), ("b", "m1", "2"), ("other", "m0", "9")]
-    evaluate.merge(path, rows("b", "5"), "backbone", order)
-    assert read() == [("a", "m0", "3"), ("b", "m0", "5"), ("other", "m0", "9")]
-    whole = path.read_text()
-    path.write_text(whole[:-4])
-    with pytest.raises(ValueError, match="damaged or has other columns"):
-        evaluate.merge(path, rows("a", "1"), "backbone", order)
-    path.write_text("x,y\n1,2\n")
-    with pytest.raises(ValueError, match="backbone, measure, value"):
-        evaluate.merge(path, rows("a", "1"), "backbone", order)
-    assert path.read_text() == "x,y\n1,2\n"
-
-
 def test_the_sheet_shows_every_picture_in_reading_order():
     pictures = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16) * 20
     image = np.asarray(Image.open(io.BytesIO(evaluate.sheet(pictures, columns=4))))

@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a refused write is explained in one sentence."""
 
+import csv
 import errno
 import os
 import stat
@@ -108,3 +109,28 @@ def test_outputs_can_be_moved(tmp_path, monkeypatch):
     assert files.outputs("figures", "x.png") == tmp_path / "figures" / "x.png"
     monkeypatch.delenv("LSVD_OUTPUTS")
     assert files.outputs().name == "outputs"
+
+
+def test_merging_replaces_what_was_measured_and_keeps_the_rest(tmp_path):
+    def rows(name, *values):
+        return [{"backbone": name, "measure": f"m{i}", "value": v} for i, v in enumerate(values)]
+
+    def read():
+        with path.open(newline="") as file:
+            return [(r["backbone"], r["measure"], r["value"]) for r in csv.DictReader(file)]
+
+    path, order = tmp_path / "tables" / "t.csv", ["a", "b"]
+    files.update_csv(path, rows("b", "1", "2"), ["backbone"], order)
+    files.update_csv(path, rows("other", "9"), ["backbone"], order)
+    files.update_csv(path, rows("a", "3"), ["backbone"], order)
+    assert read() == [("a", "m0", "3"), ("b", "m0", "1"), ("b", "m1", "2"), ("other", "m0", "9")]
+    files.update_csv(path, rows("b", "5"), ["backbone"], order)
+    assert read() == [("a", "m0", "3"), ("b", "m0", "5"), ("other", "m0", "9")]
+    whole = path.read_text()
+    path.write_text(whole[:-4])
+    with pytest.raises(ValueError, match="damaged or has other columns"):
+        files.update_csv(path, rows("a", "1"), ["backbone"], order)
+    path.write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError, match="backbone, measure, value"):
+        files.update_csv(path, rows("a", "1"), ["backbone"], order)
+    assert path.read_text() == "x,y\n1,2\n"

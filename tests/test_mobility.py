@@ -126,6 +126,10 @@ def test_ties_go_to_the_nearest_rank():
         found, _ = mobility.match(torch.full(shape, 0.5))
         short = min(shape)
         assert found[:short].tolist() == list(range(short)) and (found[short:] == -1).all()
+    # three pairs are certain; the other rows share the columns that are left, each near its own rank
+    some = torch.zeros(6, 6)
+    some[[3, 4, 5], [3, 4, 0]] = 1
+    assert mobility.match(some)[0].tolist() == [1, 2, 5, 3, 4, 0]
     # only ties: the least similarity more, of those that float32 can tell, decides
     swap = torch.tensor([[0.5, 0.5 + 2e-7], [0.5 + 2e-7, 0.5]])
     assert mobility.match(swap)[0].tolist() == [1, 0]
@@ -215,8 +219,9 @@ def test_the_null_matches_other_samples():
     null = mobility.follow(codes, shift=1)
     one = mobility.match(mobility.similarity(svd(codes[0, 2]), svd(codes[1, 0])))
     assert torch.equal(null.ranks[1, 2], one[0]) and torch.equal(null.similarity[1, 2], one[1])
-    two = mobility.match(mobility.similarity(svd(codes[1, 2]), svd(codes[2, 0])))[0]
-    assert torch.equal(null.ranks[2, 2], two.gather(-1, one[0]))
+    two = mobility.match(mobility.similarity(svd(codes[1, 2]), svd(codes[2, 0])))
+    assert torch.equal(null.ranks[2, 2], two[0].gather(-1, one[0]))
+    assert torch.equal(null.similarity[2, 2], two[1].gather(-1, one[0]))
     direct = mobility.follow(codes, shift=2, direct=True, reference=1)
     assert torch.equal(direct.ranks[3, 0], mobility.match(mobility.similarity(svd(codes[1, 0]), svd(codes[3, 2])))[0])
     assert torch.equal(direct.ranks[1, 0, 0], torch.arange(6)) and (direct.similarity[1] == 1).all()

@@ -9,7 +9,6 @@ a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -25,7 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd import backbones, frechet, measure, trajectory
 from lsvd.backbones import Backbone
-from lsvd.files import outputs, write_bytes, write_csv
+from lsvd.files import outputs, update_csv, write_bytes, write_csv
 from lsvd.testbed import captions, data, jobs
 from lsvd.testbed import reader as readers
 from lsvd.testbed.reader import Reader
@@ -165,23 +164,6 @@ def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def merge(path: Path, rows: Sequence[Row], column: str, order: Iterable[str]) -> None:
-    """Write rows to a table, in place of those that have the same entry in `column`; the others stay.
-
-    Rows come in the order of `order`, by `column`. Raises ValueError if the table there has other columns.
-    """
-    old: list[Row] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            old = list(csv.DictReader(file))
-    if any(set(r) != set(rows[0]) or None in r.values() for r in old):
-        raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
-    new = {r[column] for r in rows}
-    rank = {name: i for i, name in enumerate(order)}
-    kept = [{name: r[name] for name in rows[0]} for r in old if r[column] not in new]
-    write_csv(path, sorted([*kept, *rows], key=lambda r: rank.get(r[column], len(rank))))
-
-
 def measure_reader(scene: str, device="cpu") -> None:
     """Score a scene's reader on held-out renderings, and put the rows into reader.csv."""
     reader = readers.load(scene, device)
@@ -189,7 +171,7 @@ def measure_reader(scene: str, device="cpu") -> None:
     rows = score_reader(reader, pictures)
     for r in rows:
         log.info("reader of %s: %s %s", scene, r["factor"], r["score"])
-    merge(outputs("tables", "reader.csv"), rows, "scene", SCENES)
+    update_csv(outputs("tables", "reader.csv"), rows, ["scene"], SCENES)
 
 
 def measure_generator(name: str, n: int, device="cpu") -> None:
@@ -267,7 +249,7 @@ def _keep(name: str, rows: Iterable[Row]) -> None:
     for r in rows:
         log.info("%s: %s %s", name, r["measure"], r["value"])
     rows = [{"backbone": name, **r} for r in rows]
-    merge(outputs("tables", "backbones.csv"), rows, "backbone", (*GENERATORS, CLIP))
+    update_csv(outputs("tables", "backbones.csv"), rows, ["backbone"], (*GENERATORS, CLIP))
 
 
 def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str]) -> data.Pictures:

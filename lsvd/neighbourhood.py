@@ -1,0 +1,140 @@
+"""Property 1, small neighbourhood: how near the subspaces of a trajectory's codes lie to each other, beside its nulls.
+
+The subspaces are spanned by the leading k singular vectors of each channel of x_t, left or right (Wang et al. 2025,
+arXiv 2502.02225, Figure 5). Distances are fractions of the largest possible geodesic distance, means over channels.
+Chance alone, other pictures at the same timestep, and noise added to the final picture are what they are to be held
+against: a deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lsvd import geodesic
+from lsvd.backbones import Backbone
+from lsvd.measure import Interval, mean
+from lsvd.svd import svd
+from lsvd.trajectory import Trajectory
+
+Side = Literal["left", "right"]
+FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
+
+
+def bases(codes: Tensor, k: int, side: Side = "left") -> Tensor:
+    """The leading k singular vectors of each channel, shape (..., C, n, k), for codes of shape (..., C, H, W).
+
+    n is H on the left, W on the right. Raises ValueError for k above the rank, another side, or codes that are not
+    finite.
+    """
+    if side not in ("left", "right"):
+        raise ValueError(f"there is no side {side!r}: choose left or right")
+    parts = svd(codes).truncate(k)
+    return parts.U if side == "left" else parts.Vh.mT
+
+
+def distances(codes: Tensor, k: int, side: Side = "left") -> Tensor:
+    """Distances of all pairs of timesteps, shape (n, n, B), for codes of shape (n, B, C, H, W). Raises as `bases`."""
+    A = bases(codes, k, side)
+    return geodesic.pairwise(A).mean(-1) / geodesic.largest(k, A.shape[-2])
+
+
+def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
+    """Distance from each picture to the next one of the batch at the same timestep, shape (n, B), for (n, B, C, H, W).
+
+    Raises ValueError for a batch of one, and as `bases`.
+    """
+    if codes.shape[1] < 2:
+        raise ValueError("one picture has no other to be compared with: take two seeds or more")
+    A = bases(codes, k, side)
+    return geodesic.distance(A, A.roll(1, dims=1)).mean(-1) / geodesic.largest(k, A.shape[-2])
+
+
+def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 500, seed: int = 0) -> Interval:
+    """Mean distance of independent, uniformly distributed subspaces, for channels of shape (H, W)."""
+    n = shape[0] if side == "left" else shape[1]
+    A, B = geodesic.random_subspaces((2, pairs), n, k, torch.Generator().manual_seed(seed))
+    return mean(geodesic.distance(A, B) / geodesic.largest(k, n))
+
+
+def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool) -> Tensor:
+    """The final codes of a trajectory with noise added as in training, in the shape of walk.codes, (n + 1, B, C, H, W).
+
+    Fresh noise for each timestep and picture, or else one for all timesteps: the noise that the picture was drawn
+    from. The model has no part in these codes but through the final picture.
+    """
+    seeds, codes = walk.settings.seeds, []
+    for i, t in enumerate(walk.timesteps):
+        own = [FRESH + len(walk.timesteps) * seed + i for seed in seeds] if fresh else seeds
+        noise = backbone.noise(own).to(walk.final)
+        codes.append(backbone.scheduler.add_noise(walk.final, noise, t.expand(len(seeds))))
+    return torch.stack([*codes, walk.final])
+
+
+def over_pairs(D: Tensor) -> Tensor:
+    """Mean over all pairs of different timesteps, shape (B,), of distances of shape (n, n, B)."""
+    first, second = torch.triu_indices(len(D), len(D), 1)
+    return D[first, second].mean(0)
+
+
+def by_timestep(D: Tensor) -> Tensor:
+    """Mean distance from each timestep to all others, shape (n, B), of distances of shape (n, n, B)."""
+    return D.sum(1) / (len(D) - 1)
+
+
+def spread(D: Tensor) -> Tensor:
+    """Standard deviation over all pairs of different timesteps, shape (B,), of distances of shape (n, n, B)."""
+    first, second = torch.triu_indices(len(D), len(D), 1)
+    return D[first, second].std(0)
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B)."""
+
+    D: Tensor
+    stochastic: Tensor
+    fresh: Tensor
+    shared: Tensor
+    others: Tensor
+    chance: Interval
+
+    def means(self) -> dict[str, Interval]:
+        """Mean distance under each condition, with its interval over pictures."""
+        return {
+            "model": mean(over_pairs(self.D)),
+            "model, eta = 1": mean(over_pairs(self.stochastic)),
+            "its noise added to x_0": mean(over_pairs(self.shared)),
+            "fresh noise added to x_0": mean(over_pairs(self.fresh)),
+            "other pictures": mean(self.others.mean(0)),
+            "chance": self.chance,
+        }
+
+    def excess(self) -> dict[str, Interval]:
+        """Model minus each null, paired by picture: negative where the model's subspaces lie nearer."""
+        own = over_pairs(self.D)
+        return {
+            "its noise added to x_0": mean(own - over_pairs(self.shared)),
+            "fresh noise added to x_0": mean(own - over_pairs(self.fresh)),
+            "other pictures": mean(own - self.others.mean(0)),
+            "chance": mean(own - self.chance.value),
+        }
+
+
+def against_nulls(
+    backbone: Backbone, walk: Trajectory, stochastic: Trajectory, k: int, side: Side = "left"
+) -> Neighbourhood:
+    """All of it for one backbone: a deterministic and a stochastic (eta = 1) trajectory of the same seeds.
+
+    Raises ValueError as `bases` and `between_pictures`.
+    """
+    return Neighbourhood(
+        D=distances(walk.codes, k, side),
+        stochastic=distances(stochastic.codes, k, side),
+        fresh=distances(noised(backbone, walk, fresh=True), k, side),
+        shared=distances(noised(backbone, walk, fresh=False), k, side),
+        others=between_pictures(walk.codes, k, side),
+        chance=by_chance(walk.codes.shape[-2:], k, side),
+    )

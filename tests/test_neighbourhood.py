@@ -1,0 +1,76 @@
+"""The small neighbourhood and its nulls on codes whose distances are known, and verdicts in their table."""
+
+import csv
+
+import pytest
+import torch
+
+from lsvd import neighbourhood, verdicts
+from lsvd.measure import Interval
+
+
+def codes(n=5, B=3, C=2, H=12, W=10, seed=0):
+    return torch.randn(n, B, C, H, W, generator=torch.Generator().manual_seed(seed))
+
+
+def test_codes_that_only_grow_stay_where_they_are():
+    x = codes(n=1) * torch.linspace(1, 3, 5).view(-1, 1, 1, 1, 1)
+    for side in ("left", "right"):
+        D = neighbourhood.distances(x, 4, side)
+        assert D.shape == (5, 5, 3) and D.max() < 1e-4
+        assert neighbourhood.spread(D).max() < 1e-4
+
+
+def test_independent_codes_lie_as_far_as_chance():
+    for side in ("left", "right"):
+        D = neighbourhood.distances(codes(n=12, B=8), 4, side)
+        chance = neighbourhood.by_chance((12, 10), 4, side)
+        assert neighbourhood.over_pairs(D).mean().item() == pytest.approx(chance.value, abs=0.02)
+        others = neighbourhood.between_pictures(codes(n=12, B=8), 4, side)
+        assert others.shape == (12, 8) and others.mean().item() == pytest.approx(chance.value, abs=0.02)
+        assert chance.low < chance.value < chance.high < 1
+
+
+def test_means_leave_the_diagonal_out():
+    D = torch.ones(4, 4, 2).masked_fill(torch.eye(4, dtype=torch.bool)[..., None], 0.0)
+    assert (neighbourhood.over_pairs(D) == 1).all() and (neighbourhood.by_timestep(D) == 1).all()
+
+
+def test_one_side_alone_can_turn():
+    x = codes(n=2, B=1)
+    Q = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1))).Q
+    x[1] = Q @ x[0]
+    assert neighbourhood.distances(x, 3, "right")[0, 1] < 1e-4 < 0.3 < neighbourhood.distances(x, 3, "left")[0, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: neighbourhood.bases(codes(), 4, "top"), "left or right"),
+        (lambda: neighbourhood.bases(codes(), 11), "from 0 to 10"),
+        (lambda: neighbourhood.bases(codes() * float("nan"), 4), "NaN"),
+        (lambda: neighbourhood.between_pictures(codes(B=1), 4), "two seeds or more"),
+        (lambda: verdicts.verdict([]), "at least one"),
+        (lambda: verdicts.record("c", "b", Interval(0, 0, 0), 0, "perhaps"), "no verdict"),
+    ],
+)
+def test_bad_input_is_explained(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_verdicts_are_computed_and_replaced(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    assert [verdicts.verdict(parts) for parts in ([True], [True, False], [False])] == [
+        verdicts.HOLDS,
+        verdicts.IN_PART,
+        verdicts.NOT,
+    ]
+    verdicts.record("small", "a", Interval(0.5, 0.4, 0.6), 0.8, verdicts.HOLDS)
+    verdicts.record("small", "b", Interval(0.5, 0.4, 0.6), 0.8, verdicts.HOLDS)
+    path = verdicts.record("small", "a", Interval(0.9, 0.8, 1.0), 0.8, verdicts.NOT)
+    with path.open(newline="") as file:
+        rows = {(r["claim"], r["backbone"]): r for r in csv.DictReader(file)}
+    assert len(rows) == 2 and rows["small", "a"]["verdict"] == verdicts.NOT
+    assert list(rows["small", "a"]) == ["claim", "backbone", "effect", "low", "high", "null", "verdict"]
+    assert rows["small", "a"]["effect"] == "0.9000"

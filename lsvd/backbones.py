@@ -380,4 +380,4 @@ def _words(text: str) -> list[str]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=5)  # who called `run`
+    warnings.warn(message, UserWarning, stacklevel=6)  # who called `run`

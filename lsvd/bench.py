@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.linalg import subspace_angles
 from tqdm.auto import tqdm
 
-from lsvd import geodesic
+from lsvd import geodesic, measure
 from lsvd.files import outputs, update_csv
-from lsvd.measure import LEVEL, Interval
+from lsvd.measure import Interval
 from lsvd.svd import svd
 
 REPEATS = 11
@@ -62,16 +60,7 @@ def compare(name: str, comparison: Comparison, repeats: int = REPEATS) -> Interv
             ours, theirs = _seconds(comparison.ours), _seconds(comparison.reference)
         ratios.append(theirs / comparison.share / ours)
         log.debug("%s: ours %.4g s, reference %.4g s for %.3g of it", name, ours, theirs, comparison.share)
-    return median(ratios)
-
-
-def median(values: ArrayLike) -> Interval:
-    """Median of independent values, shape (n,), n >= 6, with its interval, which assumes nothing of their distribution.
-
-    The ends are values themselves, by the binomial law of their ranks (scipy.stats.quantile_test).
-    """
-    ends = stats.quantile_test(np.asarray(values, np.float64), p=0.5).confidence_interval(LEVEL)
-    return Interval(float(np.median(values)), float(ends.low), float(ends.high))
+    return measure.median(ratios)
 
 
 def geodesics(

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd import backbones, schedulers, trajectory
-from lsvd.backbones import Backbone, check_seeds
+from lsvd.backbones import Backbone
 from lsvd.files import WriteError, outputs, write_bytes
 from lsvd.trajectory import Settings, Trajectory, run
 
@@ -70,27 +70,20 @@ def trajectories(
     """
     _check_batch(batch)
     backbone = backbone if scheduler is None else backbone.with_scheduler(scheduler)
-    seeds = check_seeds(seeds)
     # checked as a whole, before it is cut up; warnings of odd prompts name who called this
-    settings = Settings(
-        backbone=backbone.name,
-        scheduler=type(backbone.scheduler).__name__,
-        prompts=trajectory._prompts(backbone, prompts, len(seeds)),
-        seeds=seeds,
-        steps=trajectory._steps(backbone, steps),
-        guidance=trajectory._guidance(backbone, guidance),
-        eta=trajectory._eta(backbone, eta),
-    )
+    settings = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
     shared = {"made by": identity(backbone), "steps": settings.steps, "guidance": settings.guidance}
     shared |= {"eta": settings.eta, "format": FORMAT}
     home = Path(folder or outputs("cache", "trajectories")) / _safe(backbone.name)
     parts, keeping = [], True
-    for start in tqdm(range(0, len(seeds), batch), desc=backbone.name, unit="chunk", disable=not progress, leave=False):
+    for start in tqdm(
+        range(0, len(settings.seeds), batch), desc=backbone.name, unit="chunk", disable=not progress, leave=False
+    ):
         rows = slice(start, start + batch)
-        label = _label({**shared, "prompts": settings.prompts[rows], "seeds": seeds[rows]})
+        label = _label({**shared, "prompts": settings.prompts[rows], "seeds": settings.seeds[rows]})
         part = _read(_file(home, label), label)
         if part is None:
-            part = _draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=seeds[rows]))
+            part = _draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=settings.seeds[rows]))
             keeping = keeping and _keep(_file(home, label), label, part)
         parts.append(part)
     codes = torch.cat([part["codes"] for part in parts], dim=1).to(backbone.device)

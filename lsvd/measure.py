@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty: means and shares with 95% intervals, and the fidelity of a picture."""
+"""Numbers with their uncertainty: means, medians, shares and correlations with 95% intervals; a picture's fidelity."""
 
 from dataclasses import dataclass
 
@@ -39,12 +39,69 @@ def mean(values: ArrayLike, seed: int = 0) -> Interval:
     return Interval(float(x.mean()), float(low), float(high))
 
 
+def median(values: ArrayLike) -> Interval:
+    """Median of independent values, shape (n,), n >= 6, with its interval, which assumes nothing of their distribution.
+
+    The ends are values themselves, by the binomial law of their ranks (scipy.stats.quantile_test).
+    """
+    ends = stats.quantile_test(np.asarray(values, np.float64), p=0.5).confidence_interval(LEVEL)
+    return Interval(float(np.median(values)), float(ends.low), float(ends.high))
+
+
 def share(hits: int, n: int) -> Interval:
     """Share of successes with its Wilson interval. Raises ValueError unless 0 <= hits <= n and n > 0."""
     if not 0 <= hits <= n or n == 0:
         raise ValueError(f"{hits} of {n} is no share: count at least one picture")
     ends = stats.binomtest(int(hits), int(n)).proportion_ci(LEVEL, method="wilson")
     return Interval(hits / n, ends.low, ends.high)
+
+
+def spearman(
+    x: ArrayLike,
+    y: ArrayLike,
+    groups: ArrayLike | None = None,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Spearman's rank correlation of x and y, any one shape, with its bootstrap interval (percentiles, seeded).
+
+    groups: of the same shape, or one that broadcasts to it; points of one group, such as the timesteps of one sample,
+    are not independent and are drawn together. Without, each point is drawn by itself. Draws in which x or y is
+    constant have no correlation and are left out.
+
+    Raises ValueError for values that are not finite, shapes that differ, fewer than two groups, or a constant x or y.
+    """
+    x, y = (np.asarray(values, np.float64) for values in (x, y))
+    if x.shape != y.shape:
+        raise ValueError(f"x and y have shapes {x.shape} and {y.shape}: give pairs")
+    try:
+        groups = np.arange(x.size) if groups is None else np.broadcast_to(np.asarray(groups), x.shape).ravel()
+    except ValueError as error:
+        raise ValueError(f"groups of shape {np.shape(groups)} do not fit {x.shape}: name each point's group") from error
+    x, y = x.ravel(), y.ravel()
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("a correlation takes finite values: leave out lost paths and NaN, or set them to a rank")
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"a correlation's interval needs two or more groups, not {len(names)}: take more samples")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError("a constant has no correlation with anything: take other points")
+    value = float(stats.spearmanr(x, y).statistic)
+
+    rng = np.random.default_rng(seed)
+    found = []
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
+    for part in np.array_split(counts, -(-draws // 100)):
+        weights = part[:, group].astype(np.float64)  # how often each draw holds each point
+        total = weights.sum(1, keepdims=True)
+        a, b = (_ranks(values, weights) - (total + 1) / 2 for values in (x, y))
+        ab, aa, bb = ((weights * product).sum(1) for product in (a * b, a * a, b * b))
+        varied = (aa > 0) & (bb > 0)
+        found.append(ab[varied] / np.sqrt(aa[varied] * bb[varied]))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -55,3 +112,12 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     if a.shape != b.shape:
         raise ValueError(f"pictures of shapes {tuple(a.shape)} and {tuple(b.shape)} differ: compare like with like")
     return -10 * (a - b).square().mean((-3, -2, -1)).clamp_min(1e-12).log10()
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Average ranks of values, (n,), in samples that hold value i weights[d, i] times, (draws, n)."""
+    order = np.argsort(values, kind="stable")
+    _, starts = np.unique(values[order], return_index=True)
+    place = np.unique(values, return_inverse=True)[1]
+    held = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (held.cumsum(1) - held / 2 + 0.5)[:, place]

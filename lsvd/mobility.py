@@ -16,12 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from scipy import stats
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from lsvd.measure import LEVEL, Interval
 from lsvd.svd import ChannelSVD, svd
 
 # What a match gives up, at most, to stay near its rank: about the rounding of float32, so it decides only ties.
@@ -235,60 +232,3 @@ def movement(paths: Paths, timesteps: Tensor, level: float | None = None) -> Mov
         total.index_add_(0, bins, (ranks[later] - ranks[s]).abs() * lasting)
         count.index_add_(0, bins, lasting)
     return Movement(dt, total / count, where.bincount(minlength=len(dt)))
-
-
-def spearman(
-    x: ArrayLike,
-    y: ArrayLike,
-    groups: ArrayLike | None = None,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Spearman's rank correlation of x and y, any one shape, with its bootstrap interval (percentiles, seeded).
-
-    groups: of the same shape, or one that broadcasts to it; points of one group, such as the timesteps of one sample,
-    are not independent and are drawn together. Without, each point is drawn by itself. Draws in which x or y is
-    constant have no correlation and are left out.
-
-    Raises ValueError for values that are not finite, shapes that differ, fewer than two groups, or a constant x or y.
-    """
-    x, y = (np.asarray(values, np.float64) for values in (x, y))
-    if x.shape != y.shape:
-        raise ValueError(f"x and y have shapes {x.shape} and {y.shape}: give pairs")
-    try:
-        groups = np.arange(x.size) if groups is None else np.broadcast_to(np.asarray(groups), x.shape).ravel()
-    except ValueError as error:
-        raise ValueError(f"groups of shape {np.shape(groups)} do not fit {x.shape}: name each point's group") from error
-    x, y = x.ravel(), y.ravel()
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("a correlation takes finite values: leave out lost paths and NaN, or set them to a rank")
-    names, group = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"a correlation's interval needs two or more groups, not {len(names)}: take more samples")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        raise ValueError("a constant has no correlation with anything: take other points")
-    value = float(stats.spearmanr(x, y).statistic)
-
-    rng = np.random.default_rng(seed)
-    found = []
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    for part in np.array_split(counts, -(-draws // 100)):
-        weights = part[:, group].astype(np.float64)  # how often each draw holds each point
-        total = weights.sum(1, keepdims=True)
-        a, b = (_ranks(values, weights) - (total + 1) / 2 for values in (x, y))
-        ab, aa, bb = ((weights * product).sum(1) for product in (a * b, a * a, b * b))
-        varied = (aa > 0) & (bb > 0)
-        found.append(ab[varied] / np.sqrt(aa[varied] * bb[varied]))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
-
-
-def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Average ranks of values, (n,), in samples that hold value i weights[d, i] times, (draws, n)."""
-    order = np.argsort(values, kind="stable")
-    _, starts = np.unique(values[order], return_index=True)
-    place = np.unique(values, return_inverse=True)[1]
-    held = np.add.reduceat(weights[:, order], starts, axis=1)
-    return (held.cumsum(1) - held / 2 + 0.5)[:, place]

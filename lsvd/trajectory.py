@@ -7,7 +7,7 @@ the same picture in a batch to rounding only.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +29,28 @@ class Settings:
     steps: int
     guidance: float | None
     eta: float
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        prompts: str | Sequence[str] | None,
+        seeds: int | Sequence[int],
+        steps: int | None,
+        guidance: float | None,
+        eta: float,
+    ) -> "Settings":
+        """The settings of `run` with these arguments. Raises ValueError for bad ones."""
+        seeds = check_seeds(seeds)
+        return cls(
+            backbone=backbone.name,
+            scheduler=type(backbone.scheduler).__name__,
+            prompts=_prompts(backbone, prompts, len(seeds)),
+            seeds=seeds,
+            steps=_steps(backbone, steps),
+            guidance=_guidance(backbone, guidance),
+            eta=_eta(backbone, eta),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +125,10 @@ def run(
     added on the way comes from a generator seeded by (seed, step), so that it is the same when taken up again; the
     plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments.
     """
-    seeds = check_seeds(seeds)
-    settings = Settings(
-        backbone=backbone.name,
-        scheduler=type(backbone.scheduler).__name__,
-        prompts=_prompts(backbone, prompts, len(seeds)),
-        seeds=seeds,
-        steps=_steps(backbone, steps),
-        guidance=_guidance(backbone, guidance),
-        eta=_eta(backbone, eta),
-    )
+    settings = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
     timesteps, sigma = schedule(backbone.scheduler, settings.steps)
-    x = backbone.noise(seeds) * sigma if codes is None else backbone.check_codes(codes, len(seeds))
+    n = len(settings.seeds)
+    x = backbone.noise(settings.seeds) * sigma if codes is None else backbone.check_codes(codes, n)
     return _walk(backbone, settings, timesteps, 0, x, None, progress)
 
 
@@ -144,7 +158,7 @@ def resume(
         made = f"{settings.backbone} and {settings.scheduler}"
         raise ValueError(f"the trajectory was made with {made}, not {mine[0]} and {mine[1]}: resume it with the same")
     if prompts is not None:
-        settings = replace(settings, prompts=_prompts(backbone, prompts, len(settings.seeds)))
+        settings = Settings.of(backbone, prompts, settings.seeds, settings.steps, settings.guidance, settings.eta)
     timesteps, _ = schedule(backbone.scheduler, settings.steps)
     first = step_of(timesteps, t)
     if code is None:
@@ -226,13 +240,12 @@ def sample(
 
     Arguments as for `run`.
     """
-    seeds = check_seeds(seeds)
-    lines = _prompts(backbone, prompts, len(seeds))
+    whole = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
     pictures = []
-    for start in tqdm(range(0, len(seeds), batch), disable=not progress, desc=backbone.name, leave=False):
+    for start in tqdm(range(0, len(whole.seeds), batch), disable=not progress, desc=backbone.name, leave=False):
         part = slice(start, start + batch)
-        own = lines[part] if backbone.kind == "text-to-image" else None
-        pictures.append(backbone.decode(run(backbone, own, seeds[part], steps, guidance, eta).final).cpu())
+        own = whole.prompts[part] if backbone.kind == "text-to-image" else None
+        pictures.append(backbone.decode(run(backbone, own, whole.seeds[part], steps, guidance, eta).final).cpu())
     return torch.cat(pictures)
 
 

@@ -3,11 +3,10 @@
 import csv
 from functools import partial
 
-import numpy as np
 import pytest
 
 from lsvd import bench
-from lsvd.bench import Comparison, compare, geodesics, median
+from lsvd.bench import Comparison, compare, geodesics
 
 tiny = partial(geodesics, timesteps=4, samples=2, channels=3, size=6, k=2, loop=5)
 
@@ -79,14 +78,6 @@ def test_answers_that_differ_are_not_timed(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="disagree"):
         bench.main(["wrong", "--repeats", "6"])
     assert not list(tmp_path.iterdir())
-
-
-def test_the_median_and_its_interval():
-    interval = median([3, 1, 2, 9, 5, 4])
-    assert (interval.value, interval.low, interval.high) == (3.5, 1, 9)
-    # 11 values: the 2nd smallest and the 2nd largest hold the median in 98.8% of samples, the 3rd in 93.5%
-    interval = median(np.arange(11) ** 2)
-    assert (interval.value, interval.low, interval.high) == (25, 1, 81)
 
 
 def test_bad_arguments(capsys):

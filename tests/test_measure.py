@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
+from lsvd import measure
 from lsvd.measure import mean, psnr, share
+
+seeds = st.integers(0, 2**32 - 1)
+quick = settings(max_examples=25, deadline=None)
+
+
+def draw(shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_mean_covers_the_truth_as_often_as_it_says():
@@ -41,3 +52,78 @@ def test_psnr():
     assert psnr(a, b).tolist() == pytest.approx([20.0, 120.0], abs=1e-4)
     with pytest.raises(ValueError, match="like with like"):
         psnr(a, b[:, :, :2])
+
+
+def test_the_median_and_its_interval():
+    interval = measure.median([3, 1, 2, 9, 5, 4])
+    assert (interval.value, interval.low, interval.high) == (3.5, 1, 9)
+    # 11 values: the 2nd smallest and the 2nd largest hold the median in 98.8% of samples, the 3rd in 93.5%
+    interval = measure.median(np.arange(11) ** 2)
+    assert (interval.value, interval.low, interval.high) == (25, 1, 81)
+
+
+def test_spearman_is_scipys():
+    x, y = draw((30, 4), 0).round(decimals=1), draw((30, 4), 1).round(decimals=1) + draw((30, 4), 0)
+    found = measure.spearman(x, y)
+    assert found.value == pytest.approx(stats.spearmanr(x.flatten(), y.flatten()).statistic)
+    assert found.low < found.value < found.high and found == measure.spearman(x, y)
+    assert found != measure.spearman(x, y, seed=1)
+
+
+@quick
+@given(seeds)
+def test_ranks_of_a_resample_are_scipys(seed):
+    rng = np.random.default_rng(seed)
+    values, weights = rng.integers(0, 6, 9).astype(float), rng.integers(0, 4, (3, 9))
+    found = measure._ranks(values, weights.astype(float))
+    for ranks, counts in zip(found, weights, strict=True):
+        assert ranks[counts > 0].repeat(counts[counts > 0]) == pytest.approx(stats.rankdata(values.repeat(counts)))
+
+
+def test_spearman_interval_is_the_bootstraps():
+    x = draw((60,), 0)
+    y = x + draw((60,), 1)
+    ours = measure.spearman(x, y, draws=4000)
+    theirs = stats.bootstrap(
+        (x.numpy(), y.numpy()),
+        lambda a, b: stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=1000,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.03)
+
+
+def test_groups_widen_the_interval():
+    """Points that only repeat their sample tell nothing new: the interval is that of the samples alone."""
+    x, y = draw((12,), 0), draw((12,), 1) + 0.5 * draw((12,), 0)
+    many = [v[:, None].expand(12, 20) for v in (x, y)]
+    alone, grouped = measure.spearman(x, y), measure.spearman(*many, torch.arange(12)[:, None])
+    naive = measure.spearman(*many)
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert naive.high - naive.low < (grouped.high - grouped.low) / 2
+
+
+def test_spearman_of_what_falls_and_what_rises():
+    t = torch.arange(10).expand(5, 10)
+    assert measure.spearman(t, -t.float().exp(), torch.arange(5)[:, None]) == measure.Interval(-1, -1, -1)
+    assert measure.spearman(t, t**3).low == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "groups", "message"),
+    [
+        ([1, 2], [1, 2, 3], None, "give pairs"),
+        ([1, float("nan")], [1, 2], None, "finite"),
+        ([1, 1, 1], [1, 2, 3], None, "constant"),
+        ([1, 2, 3], [1, 2, 3], [0, 0, 0], "two or more groups"),
+        ([1], [1], None, "two or more groups"),
+        ([], [], None, "two or more groups"),
+        ([1, 2, 3], [1, 2, 3], [0, 1], "do not fit"),
+    ],
+)
+def test_spearman_refuses(x, y, groups, message):
+    with pytest.raises(ValueError, match=message):
+        measure.spearman(x, y, groups)

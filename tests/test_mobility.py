@@ -1,11 +1,9 @@
 """Triplets followed through codes whose paths are known because they were built that way."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from torch.testing import assert_close
 
 from lsvd import mobility
@@ -337,73 +335,3 @@ def test_movement_edges():
         mobility.movement(walk([0, 1, 2]), torch.arange(2))
     with pytest.raises(ValueError, match="NaN"):
         mobility.movement(walk([0, 1]), torch.tensor([1.0, float("nan")]))
-
-
-# spearman
-
-
-def test_spearman_is_scipys():
-    x, y = draw((30, 4), 0).round(decimals=1), draw((30, 4), 1).round(decimals=1) + draw((30, 4), 0)
-    found = mobility.spearman(x, y)
-    assert found.value == pytest.approx(stats.spearmanr(x.flatten(), y.flatten()).statistic)
-    assert found.low < found.value < found.high and found == mobility.spearman(x, y)
-    assert found != mobility.spearman(x, y, seed=1)
-
-
-@quick
-@given(seeds)
-def test_ranks_of_a_resample_are_scipys(seed):
-    rng = np.random.default_rng(seed)
-    values, weights = rng.integers(0, 6, 9).astype(float), rng.integers(0, 4, (3, 9))
-    found = mobility._ranks(values, weights.astype(float))
-    for ranks, counts in zip(found, weights, strict=True):
-        assert ranks[counts > 0].repeat(counts[counts > 0]) == pytest.approx(stats.rankdata(values.repeat(counts)))
-
-
-def test_spearman_interval_is_the_bootstraps():
-    x = draw((60,), 0)
-    y = x + draw((60,), 1)
-    ours = mobility.spearman(x, y, draws=4000)
-    theirs = stats.bootstrap(
-        (x.numpy(), y.numpy()),
-        lambda a, b: stats.spearmanr(a, b).statistic,
-        paired=True,
-        vectorized=False,
-        n_resamples=1000,
-        method="percentile",
-        rng=0,
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.03)
-
-
-def test_groups_widen_the_interval():
-    """Points that only repeat their sample tell nothing new: the interval is that of the samples alone."""
-    x, y = draw((12,), 0), draw((12,), 1) + 0.5 * draw((12,), 0)
-    many = [v[:, None].expand(12, 20) for v in (x, y)]
-    alone, grouped = mobility.spearman(x, y), mobility.spearman(*many, torch.arange(12)[:, None])
-    naive = mobility.spearman(*many)
-    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((alone.value, alone.low, alone.high))
-    assert naive.high - naive.low < (grouped.high - grouped.low) / 2
-
-
-def test_spearman_of_what_falls_and_what_rises():
-    t = torch.arange(10).expand(5, 10)
-    assert mobility.spearman(t, -t.float().exp(), torch.arange(5)[:, None]) == mobility.Interval(-1, -1, -1)
-    assert mobility.spearman(t, t**3).low == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "groups", "message"),
-    [
-        ([1, 2], [1, 2, 3], None, "give pairs"),
-        ([1, float("nan")], [1, 2], None, "finite"),
-        ([1, 1, 1], [1, 2, 3], None, "constant"),
-        ([1, 2, 3], [1, 2, 3], [0, 0, 0], "two or more groups"),
-        ([1], [1], None, "two or more groups"),
-        ([], [], None, "two or more groups"),
-        ([1, 2, 3], [1, 2, 3], [0, 1], "do not fit"),
-    ],
-)
-def test_spearman_refuses(x, y, groups, message):
-    with pytest.raises(ValueError, match=message):
-        mobility.spearman(x, y, groups)

@@ -1,0 +1,35 @@
+"""The loss that the diffusion models are trained with, against its formula."""
+
+import pytest
+import torch
+
+from lsvd.testbed.diffusion import denoising_loss, signal_to_noise
+from lsvd.testbed.models import pixel_schedule
+
+
+def test_an_error_that_cancels_in_every_square_counts_at_the_finest_scale_alone():
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    error = 0.5 * board.expand(2, 3, 8, 8)
+    assert denoising_loss(error, torch.tensor([1e-3, 1e-3]), gamma=5).item() == pytest.approx(0.25)
+    # min-SNR: one picture beyond the cut, one below it
+    assert denoising_loss(error, torch.tensor([50.0, 0.5]), gamma=5).item() == pytest.approx(0.25 * (0.1 + 1) / 2)
+
+
+def test_an_error_in_the_mean_colour_counts_at_every_scale_until_noise_no_longer_hides_it():
+    error = torch.full((1, 3, 8, 8), 0.1)
+    hidden = denoising_loss(error, torch.tensor([1e-6]), gamma=5).item()
+    assert hidden == pytest.approx(0.01 * (1 + 2 + 4 + 8))
+    # at a ratio of 5/16 the scales of 1, 2 and 4 pixels are below the cut or at it, that of 8 pixels is 4 times beyond
+    assert denoising_loss(error, torch.tensor([5 / 16]), gamma=5).item() == pytest.approx(0.01 * (1 + 2 + 4 + 8 / 4))
+
+
+def test_white_noise_is_not_drowned_by_its_own_means():
+    error = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    # the mean over k x k pixels has variance 1/k^2, so scale k adds 1/k
+    loss = denoising_loss(error, torch.full((64,), 1e-6), gamma=5).item()
+    assert loss == pytest.approx(sum(0.5**i for i in range(6)), rel=0.05)
+
+
+def test_signal_to_noise_falls_with_the_timestep():
+    ratio = signal_to_noise(pixel_schedule(), torch.tensor([0, 100, 999]))
+    assert ratio[0] == pytest.approx((1 - 1e-4) / 1e-4, rel=1e-3) and (ratio.diff() < 0).all()

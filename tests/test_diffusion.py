@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsvd.testbed.diffusion import denoising_loss, signal_to_noise
+from lsvd.testbed.diffusion import OFFSET, denoising_loss, offset_noise, signal_to_noise
 from lsvd.testbed.models import pixel_schedule
 
 
@@ -33,3 +33,10 @@ def test_white_noise_is_not_drowned_by_its_own_means():
 def test_signal_to_noise_falls_with_the_timestep():
     ratio = signal_to_noise(pixel_schedule(), torch.tensor([0, 100, 999]))
     assert ratio[0] == pytest.approx((1 - 1e-4) / 1e-4, rel=1e-3) and (ratio.diff() < 0).all()
+
+
+def test_offset_noise_hides_the_mean_and_is_white_beside_it():
+    noise = offset_noise((512, 4, 16, 16), torch.Generator().manual_seed(0))
+    means = noise.mean((2, 3))
+    assert means.var().item() == pytest.approx(OFFSET**2 + 1 / 256, rel=0.1)
+    assert (noise - means[..., None, None]).var().item() == pytest.approx(1 - 1 / 256, rel=0.02)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,15 @@ from lsvd.testbed.jobs import Job, half, save_transformer, token_ids
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
 
+OFFSET = 0.1
+"""Standard deviation of the shift of whole channels in mini-sd's noise in training.
+
+Stable Diffusion's schedule ends before the signal is gone: a latent's mean shows through the noise at t = T, so that a
+model trained on plain noise takes the mean of the noise it starts from for the picture's, whatever the prompt says (Lin
+et al. 2023, arXiv 2305.08891). Noise that hides the mean as well is Guttenberg's remedy (2023, "Diffusion with offset
+noise").
+"""
+
 PIXEL_GAMMA = 20.0
 """The same for the pixel models: with 5 the last steps of sampling leave grain."""
 
@@ -31,6 +41,11 @@ def signal_to_noise(schedule: SchedulerMixin, t: Tensor) -> Tensor:
     """Ratio of signal to noise in energy at timesteps t, shape (b,)."""
     kept = schedule.alphas_cumprod.to(t.device)[t]
     return kept / (1 - kept)
+
+
+def offset_noise(shape: Sequence[int], g: torch.Generator) -> Tensor:
+    """Standard normal noise, shape (b, c, h, w), each channel shifted by a normal number of deviation OFFSET."""
+    return torch.randn(*shape, generator=g) + OFFSET * torch.randn(*shape[:2], 1, 1, generator=g)
 
 
 def denoising_loss(error: Tensor, snr: Tensor, gamma: float) -> Tensor:
@@ -91,7 +106,7 @@ class TextDenoiser(Job):
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         index = self.draw(g)
         x = self.latents[index].float()
-        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
+        t, noise = torch.randint(1000, (len(x),), generator=g), offset_noise(x.shape, g)
         ids = token_ids(self.tokens, captions.captions(self.data.values_at(index), g))
         x, t, noise, ids = (tensor.to(self.device) for tensor in (x, t, noise, ids))
         with torch.no_grad():

@@ -75,7 +75,7 @@ class Evidence:
 
     @property
     def above(self) -> Tensor:
-        """Where a factor answers above chance, bool: the share of false ones among these is at most LEVEL."""
+        """Where a factor answers above chance, bool; on average at most LEVEL of these are false."""
         return self.q <= LEVEL
 
 
@@ -84,7 +84,7 @@ def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) ->
 
     The null adds, for each triplet, a random rank-one matrix u v^T of Frobenius norm |factor - 1| sigma_i, u and v
     uniform on the sphere; those of one band are orthogonal to each other, as its triplets are, so that the whole change
-    has the norm of the one it stands for. They depend on the picture's seed, the step and the triplet alone. Raises
+    has the norm of the one it stands for. Each is drawn from the picture's seed, the step and the triplet alone. Raises
     ValueError if t is not on the walk's schedule, for bands that are empty or name a triplet twice or beyond the rank,
     a factor or code that is not finite, or a walk of no pictures.
     """

@@ -34,7 +34,7 @@ from tqdm.auto import tqdm
 from lsvd import backbones, schedulers, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import WriteError, outputs, write_bytes
-from lsvd.trajectory import Settings, Trajectory, run
+from lsvd.trajectory import Settings, Trajectory, config_text, run
 
 CHUNK = 32  # pictures drawn together, and kept in one file
 FORMAT = 1  # of the files; raise it when what is stored changes
@@ -158,7 +158,7 @@ def identity(backbone: Backbone) -> dict[str, Any]:
     return {
         "weights": weights(backbone),
         "scheduler": f"{type(scheduler).__module__}.{type(scheduler).__qualname__}",
-        "config": _settled(scheduler.config),
+        "config": config_text(scheduler.config),
         "dtype": str(backbone.dtype),
         "machine": machine,
         "versions": {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)},
@@ -189,10 +189,8 @@ def weights(backbone: Backbone) -> str:
 
 
 def _settled(config: Mapping | Any) -> str:
-    """A configuration as text, without the libraries' private notes: where it was read from, by which version."""
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    public = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items() if not k.startswith("_")}
-    return json.dumps(public, sort_keys=True, default=str)
+    """A configuration as text; transformers' are no dicts."""
+    return config_text(config.to_dict() if hasattr(config, "to_dict") else config)
 
 
 def _vocabulary(tokenizer: Any) -> Any:

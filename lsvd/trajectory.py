@@ -6,8 +6,11 @@ not: batched convolutions and matrix products may round otherwise than single on
 the same picture in a batch to rounding only.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,10 @@ from lsvd.schedulers import accepts, remembers, schedule, starting_at
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that determines a trajectory, weights and given start codes aside. One prompt and seed per picture."""
+    """Everything that determines a trajectory, weights and given start codes aside. One prompt and seed per picture.
+
+    config: the scheduler's configuration, as `config_text` writes it.
+    """
 
     backbone: str
     scheduler: str
@@ -29,6 +35,7 @@ class Settings:
     steps: int
     guidance: float | None
     eta: float
+    config: str = field(default="{}", repr=False)
 
     @classmethod
     def of(
@@ -50,6 +57,7 @@ class Settings:
             steps=_steps(backbone, steps),
             guidance=_guidance(backbone, guidance),
             eta=_eta(backbone, eta),
+            config=config_text(backbone.scheduler.config),
         )
 
 
@@ -85,6 +93,15 @@ class Trajectory:
         if not 0 <= fraction <= 1:
             raise ValueError(f"{fraction} of T is no timestep: give a fraction from 0 to 1")
         return self.timesteps[(self.timesteps - fraction * self.T).abs().argmin()].item()
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A configuration as JSON, without the libraries' private notes: where it was read from, by which version.
+
+    Entries that another class left there count too: some schedulers read sigma_min though they do not list it.
+    """
+    public = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items() if not k.startswith("_")}
+    return json.dumps(public, sort_keys=True, default=str)
 
 
 def step_of(timesteps: Tensor, t: float | Tensor) -> int:
@@ -149,14 +166,11 @@ def resume(
     replayed under these. From Settings alone (no trajectory), code is required.
 
     Raises ValueError if t is not on the schedule, if codes have another shape or are not finite, or if the source was
-    made with another backbone or scheduler.
+    made with another backbone, scheduler or configuration of the scheduler.
     """
     whole = isinstance(source, Trajectory)
     settings = source.settings if whole else source
-    mine = (backbone.name, type(backbone.scheduler).__name__)
-    if mine != (settings.backbone, settings.scheduler):
-        made = f"{settings.backbone} and {settings.scheduler}"
-        raise ValueError(f"the trajectory was made with {made}, not {mine[0]} and {mine[1]}: resume it with the same")
+    _check_made_with(backbone, settings)
     if prompts is not None:
         settings = Settings.of(backbone, prompts, settings.seeds, settings.steps, settings.guidance, settings.eta)
     timesteps, _ = schedule(backbone.scheduler, settings.steps)
@@ -172,6 +186,25 @@ def resume(
             raise ValueError(f"{settings.scheduler} remembers earlier steps: resume from the whole trajectory")
         replay = source.codes[:first]
     return _walk(backbone, settings, timesteps, first, code, replay, progress)
+
+
+def _check_made_with(backbone: Backbone, settings: Settings) -> None:
+    """Raise ValueError, naming what differs, unless the settings are of this backbone with this scheduler."""
+    scheduler = type(backbone.scheduler).__name__
+    then, now = json.loads(settings.config), json.loads(config_text(backbone.scheduler.config))
+    differing = [name for name in sorted({*then, *now}) if then.get(name, ...) != now.get(name, ...)]
+    if settings.backbone != backbone.name:
+        made, mine = settings.backbone, backbone.name
+    elif settings.scheduler != scheduler:
+        made, mine = settings.scheduler, scheduler
+    elif differing:
+        made, mine = (
+            f"{scheduler}({', '.join(f'{name}={reprlib.repr(config[name])}' for name in differing if name in config)})"
+            for config in (then, now)
+        )
+    else:
+        return
+    raise ValueError(f"the trajectory was made with {made}, not {mine}: resume it with the same")
 
 
 def _walk(

@@ -95,6 +95,27 @@ def test_a_read_one_resumes_with_a_multistep_solver(backbone, tmp_path):
     assert torch.equal(resume(multistep, read, read.timesteps[2]).final, fresh.final)
 
 
+def test_a_read_one_resumes_with_its_own_scheduler_only(backbone, tmp_path):
+    config = DDIMScheduler.from_config(backbone.scheduler.config, beta_end=0.5)
+    for scheduler, other in ((None, config), (config, backbone.scheduler)):
+        for _ in range(2):
+            walk = draw(backbone, tmp_path, [0], scheduler=scheduler)
+            t = walk.timesteps[1]
+            own = backbone if scheduler is None else backbone.with_scheduler(scheduler)
+            assert torch.equal(resume(own, walk, t).final, walk.final)
+            with pytest.raises(ValueError, match="made with DDIMScheduler.*beta_end"):
+                resume(backbone.with_scheduler(other), walk, t)
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_file_of_another_format_is_made_anew(pixels, calls, tmp_path, monkeypatch):
+    walk = draw(pixels, tmp_path, [0])
+    with monkeypatch.context() as patched:
+        patched.setattr(cache, "FORMAT", cache.FORMAT + 1)
+        assert equal(draw(pixels, tmp_path, [0]), walk) and len(calls) == 4
+    assert len(files(tmp_path)) == 2
+
+
 def test_more_seeds_reuse_the_chunks_of_fewer(pixels, calls, tmp_path):
     few = draw(pixels, tmp_path, range(4))
     assert len(calls) == 4

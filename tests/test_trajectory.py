@@ -291,11 +291,47 @@ def test_bad_codes(backbone):
 
 def test_another_backbone_or_scheduler(backbone):
     walk = draw(backbone)
-    with pytest.raises(ValueError, match="DPMSolverMultistepScheduler: resume it with the same"):
+    made = "made with DDIMScheduler, not DPMSolverMultistepScheduler: resume it with the same"
+    with pytest.raises(ValueError, match=made):
         resume(backbone.with_scheduler(DPMSolverMultistepScheduler), walk, walk.timesteps[0])
     other = unconditional() if backbone.kind == "text-to-image" else text_to_image()
-    with pytest.raises(ValueError, match="was made with"):
+    with pytest.raises(ValueError, match=f"was made with {backbone.name}, not {other.name}"):
         resume(other, walk, walk.timesteps[0])
+
+
+def test_another_config_of_the_scheduler(backbone):
+    walk = draw(backbone)
+    t, config = walk.timesteps[2], backbone.scheduler.config
+    other = backbone.with_scheduler(DDIMScheduler.from_config(config, beta_end=0.5, trained_betas=[0.1] * 1000))
+    told = r"made with DDIMScheduler\(beta_end=[\d.]+, trained_betas=None\), "
+    told += r"not DDIMScheduler\(beta_end=0.5, trained_betas=\[0.1, .*\.\.\.\]\): resume it with the same"
+    for source, code in ((walk, None), (walk.settings, walk.at(t))):
+        with pytest.raises(ValueError, match=told) as caught:
+            resume(other, source, t, code)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 250
+    # what a long list shows of itself need not be what differs
+    betas = [torch.linspace(1e-4, end, 1000).tolist() for end in (0.02, 0.021)]
+    one, two = (backbone.with_scheduler(DDIMScheduler.from_config(config, trained_betas=b)) for b in betas)
+    with pytest.raises(ValueError, match="trained_betas"):
+        resume(two, draw(one), t)
+    # a setting that only another class lists, but that some schedulers read
+    one, two = (backbone.with_scheduler(DPMSolverMultistepScheduler) for _ in range(2))
+    two.scheduler.register_to_config(sigma_min=0.5)
+    with pytest.raises(ValueError, match="sigma_min=0.5"):
+        resume(two, draw(one), t)
+
+
+def test_the_same_config_said_otherwise(backbone, tmp_path):
+    """Saved and read, passed through another class, or of another version, it is the same."""
+    walk = draw(backbone)
+    t, scheduler = walk.timesteps[2], backbone.scheduler
+    scheduler.save_pretrained(tmp_path)
+    older = DDIMScheduler.from_config(scheduler.config)
+    older.register_to_config(_diffusers_version="0.0.1", _name_or_path="elsewhere")
+    there = backbone.with_scheduler(EulerDiscreteScheduler)
+    for same in (DDIMScheduler, DDIMScheduler.from_pretrained(tmp_path), older):
+        for way in (backbone, there):
+            assert torch.equal(resume(way.with_scheduler(same), walk, t).final, walk.final)
 
 
 def test_a_multistep_solver_needs_its_past(backbone):

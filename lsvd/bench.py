@@ -42,18 +42,18 @@ class Comparison:
     share: float = 1.0
 
 
-def compare(name: str, comparison: Comparison, repeats: int = REPEATS) -> Interval:
+def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progress: bool = False) -> Interval:
     """Median of reference time / our time over paired repeats, with its interval.
 
-    Both run once before, untimed, and must agree. Which goes first alternates. Raises ValueError if they disagree, or
-    for fewer than six repeats.
+    Both run once before, untimed, and must agree. Which goes first alternates. progress: a bar over the repeats. Raises
+    ValueError if they disagree, or for fewer than six repeats.
     """
     if repeats < FEWEST:
         raise ValueError(f"{repeats} repeats give no interval: take at least {FEWEST}")
     if not comparison.agree(comparison.ours(), comparison.reference()):
         raise ValueError(f"{name}: ours and the reference disagree, so their times mean nothing")
     ratios = []
-    for repeat in tqdm(range(repeats), f"timing {name}"):
+    for repeat in tqdm(range(repeats), f"timing {name}", disable=not progress, leave=False):
         if repeat % 2:
             theirs, ours = _seconds(comparison.reference), _seconds(comparison.ours)
         else:
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if comparison.share < 1:
             log.info("%s: the reference is timed on %.2f%%, scaled to the whole", name, 100 * comparison.share)
         try:
-            ratio = compare(name, comparison, options.repeats)
+            ratio = compare(name, comparison, options.repeats, progress=True)
             row = {"name": name, "ratio": f"{ratio.value:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}"}
             update_csv(outputs("tables", "bench.csv"), [row], ["name"], COMPARISONS)
         except (ValueError, OSError) as error:

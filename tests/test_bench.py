@@ -68,6 +68,14 @@ def test_each_repeat_times_both_and_their_order_alternates():
     assert "".join(calls) == "ab" + "abba" * 3
 
 
+def test_silent_unless_asked(capsys):
+    work = Comparison(lambda: 1, lambda: 1, lambda a, b: True, "")
+    compare("work", work, 6)
+    assert capsys.readouterr() == ("", "")
+    compare("work", work, 6, progress=True)
+    assert "timing work" in capsys.readouterr().err
+
+
 def test_answers_that_differ_are_not_timed(monkeypatch, tmp_path):
     work = tiny()
     wrong = Comparison(lambda: work.ours() * 1.001, work.reference, work.agree, work.work, work.share)

@@ -86,11 +86,12 @@ def pictures(
     fixed: Mapping[str, str | float] | None = None,
     *,
     chunk: int | None = None,
+    progress: bool = False,
 ) -> Pictures:
     """n pictures of a scene at `size` pixels a side, rendered into `folder` unless they are there already.
 
     Held-out pictures are those of another seed. `fixed` pins factors, as in Scene.sample. Stopped half-way, it goes on
-    with the first chunk that is missing.
+    with the first chunk that is missing. progress: a bar over the chunks that are.
     """
     fixed, chunk = dict(fixed or {}), chunk or CHUNK
     pins = "".join(f"-{name}-{value}" for name, value in sorted(fixed.items()))
@@ -105,17 +106,22 @@ def pictures(
         write_bytes(home / f"{number:05d}.npz", buffer.getvalue())
         return drawn
 
-    files = fill(home, -(-n // chunk), draw, f"drawing {key}")
+    files = fill(home, -(-n // chunk), draw, f"drawing {key}", progress=progress)
     loaded = [np.load(file.with_suffix(".npz")) for file in files]
     values = {f.name: torch.from_numpy(np.concatenate([v[f.name] for v in loaded]))[:n] for f in scene.factors}
     return Pictures(files, chunk, n, values, key)
 
 
-def fill(home: Path, parts: int, make: Callable[[int], np.ndarray], title: str) -> list[Path]:
-    """Files home/00000.npy, ..., as many as `parts`, each made by make(number) unless it is there already."""
+def fill(
+    home: Path, parts: int, make: Callable[[int], np.ndarray], title: str, *, progress: bool = False
+) -> list[Path]:
+    """Files home/00000.npy, ..., as many as `parts`, each made by make(number) unless it is there already.
+
+    progress: a bar, named by `title`, over those that are missing.
+    """
     files = [home / f"{number:05d}.npy" for number in range(parts)]
     missing = [number for number, file in enumerate(files) if not file.exists()]
-    for number in tqdm(missing, desc=title, unit="chunk", disable=None if missing else True):
+    for number in tqdm(missing, desc=title, unit="chunk", disable=not (progress and missing), leave=False):
         buffer = io.BytesIO()
         np.save(buffer, make(number))
         write_bytes(files[number], buffer.getvalue())

@@ -4,23 +4,22 @@ Codes are what the diffusion runs on, shape (B, C, H, W): an autoencoder's laten
 itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
 """
 
-import json
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import diffusers
 import torch
+import transformers
 from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
+from lsvd import folders
 from lsvd.schedulers import accepts
 from lsvd.svd import check_code
 
@@ -132,12 +131,7 @@ class Backbone(ABC):
 
         Raises ValueError for another shape or range.
         """
-        check_code(pictures, "the picture")
-        if pictures.ndim != 4 or pictures.shape[1] != 3:
-            raise ValueError(f"pictures have shape (B, 3, height, width), not {tuple(pictures.shape)}")
-        if pictures.min() < 0 or pictures.max() > 1:
-            raise ValueError("pictures lie in [0, 1]: divide bytes by 255, map [-1, 1] by (x + 1) / 2")
-        scaled = pictures.to(self.device, self.dtype) * 2 - 1
+        scaled = check_pictures(pictures).to(self.device, self.dtype) * 2 - 1
         return self.check_codes(torch.cat([self._encode(part) for part in scaled.split(batch)]), len(pictures))
 
     @torch.no_grad()
@@ -259,19 +253,6 @@ def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
         pipe.scheduler = own
 
 
-@contextmanager
-def _without_bars():
-    """Keep the libraries' own progress bars off for a while: reading weights from a disk needs none."""
-    shown = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
-    for log in shown:
-        log.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for log in shown:
-            log.enable_progress_bar()
-
-
 PIPELINES = {
     "StableDiffusionPipeline": (TextToImage, StableDiffusionPipeline),
     "DDPMPipeline": (Unconditional, DDPMPipeline),
@@ -284,43 +265,36 @@ def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtyp
 
     Weights are read from safetensors files only, in float32 unless `dtype` says otherwise. Unconditional models get a
     DDIM scheduler with the settings of the folder's own. Raises ValueError for a name that is neither, or a pipeline
-    class that is not supported; FileNotFoundError for missing weights; ValueError for a damaged weights file.
+    class that is not supported; FileNotFoundError for missing files; ValueError for damaged ones, or files that do not
+    fit together.
     """
-    if str(name) in REGISTRY:
-        entry = REGISTRY[str(name)]
-        folder = WEIGHTS / entry.folder
-        remedy = f"restore them with `git checkout -- lsvd/weights/{entry.folder}`, or train anew with `make train`"
-    else:
-        folder = Path(name).expanduser()
-        entry, remedy = None, "copy or download the folder again"
+    entry = REGISTRY.get(str(name))
+    folder = WEIGHTS / entry.folder if entry else Path(name).expanduser()
+    remedy = folders.restore(entry.folder) if entry else folders.COPY
+    index = folder / "model_index.json"
+    if not entry:
+        if str(name) == "mini-clip" or (not index.is_file() and _is_clip(folder / "config.json")):
+            raise ValueError(f"{name} is a CLIP model, which compares pictures with texts: load it with lsvd.clip.load")
         if not folder.is_dir():
             known = ", ".join(REGISTRY)
             raise ValueError(f"there is no backbone {str(name)!r}, nor a folder of that name: choose from {known}")
-    index = folder / "model_index.json"
     if not index.is_file():
         raise FileNotFoundError(f"there are no weights in {folder} (no model_index.json): {remedy}")
-    try:
-        components = json.loads(index.read_text(encoding="utf-8"))
-        pipeline = components["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is damaged: {remedy}") from error
+    components = folders.read_json(index, remedy)
+    if "_class_name" not in components:
+        raise ValueError(f"{index} is damaged: {remedy}")
+    pipeline = components["_class_name"]
     if pipeline not in PIPELINES:
         raise ValueError(f"{folder} holds a {pipeline}, which is not supported: choose from {', '.join(PIPELINES)}")
     backbone, loader = PIPELINES[pipeline]
-    for part, value in components.items():
-        if isinstance(value, list) and value[0] in ("diffusers", "transformers"):
-            _check_part(folder / part, remedy)
-    entry = entry or Entry(folder.name, backbone.kind, str(folder), guidance=7.5 if backbone is TextToImage else None)
+    words = _read_words(folder / "vocabulary.txt", remedy)
+    parts = _read_parts(folder, components, remedy, dtype)
     extra = {"requires_safety_checker": False} if backbone is TextToImage else {}
     extra |= {"dtype": dtype or torch.float32, "use_safetensors": True, "local_files_only": True}
-    try:
-        with _without_bars():
-            pipe = loader.from_pretrained(folder, **extra)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ValueError(f"diffusers could not load {folder} ({str(error).splitlines()[0]}): {remedy}") from error
+    with folders.explained(folder, remedy), folders.silently():
+        pipe = loader.from_pretrained(folder, **parts, **extra)
     pipe.set_progress_bar_config(disable=True)  # lsvd.trajectory shows one bar for both kinds
-    file = folder / "vocabulary.txt"
-    words = _words(file.read_text(encoding="utf-8")) if file.is_file() else ()
+    entry = entry or Entry(folder.name, backbone.kind, str(folder), guidance=7.5 if backbone is TextToImage else None)
     return from_pipeline(pipe.to(device), entry, words)
 
 
@@ -339,6 +313,16 @@ def from_pipeline(pipe: DiffusionPipeline, entry: Entry | None = None, words: It
     return backbone(pipe, entry or Entry(name, backbone.kind, ""), DDIMScheduler.from_config(pipe.scheduler.config))
 
 
+def check_pictures(pictures: Tensor) -> Tensor:
+    """The pictures. Raises ValueError unless their shape is (B, 3, height, width) and they lie in [0, 1]."""
+    check_code(pictures, "the picture")
+    if pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"pictures have shape (B, 3, height, width), not {tuple(pictures.shape)}")
+    if pictures.min() < 0 or pictures.max() > 1:
+        raise ValueError("pictures lie in [0, 1]: divide bytes by 255, map [-1, 1] by (x + 1) / 2")
+    return pictures
+
+
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """Seeds as a tuple of at least one int. Raises ValueError unless each is whole and from 0 to 2**32 - 1."""
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
@@ -350,28 +334,35 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(seed) for seed in seeds)
 
 
-def _check_part(folder: Path, remedy: str) -> None:
-    """Raise unless the part's folder is there and its safetensors files, if it has weights at all, are whole."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"the folder {folder} is missing: {remedy}")
-    # schedulers, tokenizers and feature extractors have no weights, and no config.json
-    if not (folder / "config.json").is_file():
-        if list(folder.glob("*_config.json")) or list(folder.glob("tokenizer*")):
-            return
-        raise FileNotFoundError(f"{folder} lacks its config.json: {remedy}")
-    files = sorted(folder.glob("*.safetensors"))
-    for index in folder.glob("*.safetensors.index.json"):
-        files += [folder / shard for shard in set(json.loads(index.read_text())["weight_map"].values())]
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no .safetensors file, and other formats are not read: {remedy}")
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"the weights file {file} is missing: {remedy}")
-        try:
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        except SafetensorError as error:
-            raise ValueError(f"the weights file {file} is truncated or damaged: {remedy}") from error
+def _read_parts(folder: Path, components: Mapping[str, Any], remedy: str, dtype: torch.dtype | None) -> dict[str, Any]:
+    """The networks and the tokenizer of a pipeline, checked; of its other parts, only that they can be read."""
+    libraries = {"diffusers": diffusers, "transformers": transformers}
+    networks, tokenizers = {}, []
+    for name, value in components.items():
+        match value:
+            case [("diffusers" | "transformers") as library, str(kind)]:
+                found = getattr(libraries[library], kind, None)
+                if isinstance(found, type) and issubclass(found, torch.nn.Module):
+                    networks[name] = folders.read_model(found, folder / name, remedy, dtype)
+                elif kind in ("CLIPTokenizer", "CLIPTokenizerFast"):
+                    tokenizers.append(name)
+                else:
+                    folders.check_json(folder / name, remedy)
+    text = networks.get("text_encoder")  # without one, the pipeline will refuse
+    read = {name: folders.read_tokenizer(folder / name, remedy, text.config) for name in tokenizers if text}
+    return networks | read
+
+
+def _is_clip(config: Path) -> bool:
+    return config.is_file() and folders.read_json(config, folders.COPY).get("model_type") == "clip"
+
+
+def _read_words(file: Path, remedy: str) -> list[str]:
+    """The words of vocabulary.txt, none if there is no such file. Raises ValueError if it is not UTF-8."""
+    try:
+        return _words(file.read_text(encoding="utf-8")) if file.is_file() else []
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as UTF-8 text: {remedy}") from error
 
 
 def _words(text: str) -> list[str]:

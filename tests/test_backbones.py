@@ -6,10 +6,11 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import KINDS, WORDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
 from torch.testing import assert_close
 
-from lsvd import backbones
+from lsvd import backbones, folders
 from lsvd.trajectory import run
 
 
@@ -44,10 +45,15 @@ def test_registered_names_load(folder):
 
 
 def test_loading_is_silent(folder, capfd):
-    backbones.diffusers_logging.enable_progress_bar()
+    log = folders.diffusers_logging
+    log.enable_progress_bar()
+    log.set_verbosity_warning()
     backbones.load("mini-sd")
-    assert "it/s" not in capfd.readouterr().err
-    assert backbones.diffusers_logging.is_progress_bar_enabled()  # as it was found
+    edit_tensors(unet_file(folder, "mini-sd"), without("conv_in.weight"))
+    with pytest.raises(ValueError):
+        backbones.load("mini-sd")
+    assert capfd.readouterr().err == ""
+    assert log.is_progress_bar_enabled() and log.get_verbosity() == log.WARNING  # as they were found
 
 
 def test_folders_load(folder):
@@ -137,13 +143,6 @@ def test_sharded_weights(folder):
         backbones.load(folder / "sharded")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
-def test_damaged_index(folder, text):
-    (folder / "mini-sd" / "model_index.json").write_text(text)
-    with pytest.raises(ValueError, match="model_index.json is damaged"):
-        backbones.load("mini-sd")
-
-
 def test_other_pipelines(folder):
     (folder / "mini-sd" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match="FluxPipeline, which is not supported"):
@@ -152,11 +151,186 @@ def test_other_pipelines(folder):
         backbones.from_pipeline(torch.nn.Linear(1, 1))
 
 
-def test_damaged_config(folder):
-    (folder / "mini-sd" / "vae" / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="could not load") as caught:
+def edit_tensors(file, change):
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def without(name):
+    return lambda tensors: tensors.pop(name)
+
+
+def one_sentence(error, name):
+    """The message, if it is one line that names what to do about a damaged `name`."""
+    text = str(error.value)
+    assert "\n" not in text and text.count(": ") == 1
+    assert text.endswith(f"restore them with `git checkout -- lsvd/weights/{name}`, or train anew with `make train`")
+    return text
+
+
+TEXT = ("mini-sd", "text_encoder/model.safetensors", "embeddings.token_embedding.weight")
+UNET = ("mini-sd", "unet/diffusion_pytorch_model.safetensors", "conv_in.weight")
+PIXEL = ("mini-cats", "unet/diffusion_pytorch_model.safetensors", "conv_in.weight")
+VAE = ("mini-sd", "vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.weight")
+
+
+@pytest.mark.parametrize(("name", "file", "tensor"), [TEXT, UNET, PIXEL, VAE])
+def test_tensors_that_the_config_does_not_ask_for(folder, name, file, tensor):
+    """One is missing, one too many, one of another shape: nothing is filled in or left out in silence."""
+    file = folder / name / file
+    whole = file.read_bytes()
+    for change, said in (
+        (without(tensor), f"lacks tensors of the model in its config.json .{tensor}."),
+        (lambda tensors: tensors.update(more=torch.zeros(2)), "does not have .more."),
+        (lambda tensors: tensors.update({tensor: torch.zeros(2)}), f"shapes than.*{tensor}|{tensor} expected shape"),
+    ):
+        file.write_bytes(whole)
+        edit_tensors(file, change)
+        with pytest.raises(ValueError, match=said) as error:
+            backbones.load(name)
+        assert str(file.parent) in one_sentence(error, name)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_a_config_of_another_model(folder, part):
+    file = folder / "mini-sd" / part / "config.json"
+    config = json.loads(file.read_text())
+    wider = {"unet": "block_out_channels", "text_encoder": "hidden_size", "vae": "block_out_channels"}[part]
+    for change in (
+        {wider: [16, 32] if part != "text_encoder" else 32},
+        {"num_hidden_layers" if part == "text_encoder" else "layers_per_block": 2},  # one is there
+        {"hidden_act" if part == "text_encoder" else "act_fn": "no such function"},
+        {wider: "wide"},
+    ):
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match=f"mini-sd/{part}") as error:
+            backbones.load("mini-sd")
+        one_sentence(error, "mini-sd")
+
+
+@pytest.mark.parametrize(
+    "file", ["vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json", "model_index.json"]
+)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b"null"])
+def test_damaged_configs(folder, file, content):
+    (folder / "mini-sd" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file} is damaged") as error:
         backbones.load("mini-sd")
-    assert "\n" not in str(caught.value)
+    one_sentence(error, "mini-sd")
+
+
+@pytest.mark.parametrize(
+    "components", [{"unet": ["diffusers", "NoSuchModel"]}, {"unet": []}, {"unet": None}, {"text_encoder": 1}]
+)
+def test_an_index_of_other_parts(folder, components):
+    index = folder / "mini-sd" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | components))
+    with pytest.raises(ValueError, match="mini-sd could not be loaded") as error:
+        backbones.load("mini-sd")
+    assert "\n" not in str(error.value) and str(error.value).endswith("`make train`")
+
+
+def test_a_missing_tokenizer(folder):
+    tokens = folder / "mini-sd" / "tokenizer"
+    whole = (tokens / "tokenizer.json").read_text()
+    (tokens / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither tokenizer.json nor vocab.json and merges.txt") as error:
+        backbones.load("mini-sd")
+    one_sentence(error, "mini-sd")
+    pieces = json.loads(whole)["model"]
+    (tokens / "vocab.json").write_text(json.dumps(pieces["vocab"]))
+    with pytest.raises(FileNotFoundError, match=r"neither"):
+        backbones.load("mini-sd")
+    merges = [" ".join(pair) for pair in pieces["merges"]]
+    (tokens / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    tokenizer = backbones.load("mini-sd").pipe.tokenizer
+    assert tokenizer("an old person").input_ids == text_to_image().pipe.tokenizer("an old person").input_ids
+    (tokens / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[:-3]]))
+    with pytest.raises(ValueError, match="no merges for 3 of its tokens") as error:
+        backbones.load("mini-sd")
+    one_sentence(error, "mini-sd")
+    (tokens / "tokenizer.json").write_text(whole)
+    (tokens / "tokenizer_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks its tokenizer_config.json"):
+        backbones.load("mini-sd")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"model":', b"[]", b"\xff", b'{"a": 1}', b'{"added_tokens": []}'])
+def test_a_damaged_tokenizer(folder, content):
+    (folder / "mini-sd" / "tokenizer" / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match="mini-sd/tokenizer") as error:
+        backbones.load("mini-sd")
+    one_sentence(error, "mini-sd")
+
+
+def test_a_tokenizer_for_another_text_tower(folder):
+    file = folder / "mini-sd" / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    for change in ({"model_max_length": 77}, {"model_max_length": None}):
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match="places, its text tower takes 8") as error:
+            backbones.load("mini-sd")
+        one_sentence(error, "mini-sd")
+    file.write_text(json.dumps(config))
+    whole = file.with_name("tokenizer.json")
+    tokenizer = json.loads(whole.read_text())
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][-1] | {"id": 74, "content": "<new>"})
+    whole.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match="has 75 tokens, its text tower takes 74"):
+        backbones.load("mini-sd")
+
+
+def test_a_vocabulary_that_is_no_text(folder):
+    (folder / "mini-sd" / "vocabulary.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match="vocabulary.txt cannot be read as UTF-8") as error:
+        backbones.load("mini-sd")
+    one_sentence(error, "mini-sd")
+
+
+def test_damaged_list_of_shards(folder):
+    unconditional().pipe.save_pretrained(folder / "sharded", max_shard_size="20KB")
+    index = next((folder / "sharded" / "unet").glob("*.index.json"))
+    for content in ("{", "{}", '{"a": 1}', '{"weight_map": []}'):
+        index.write_text(content)
+        with pytest.raises(ValueError, match="index.json is damaged: copy or download the folder again"):
+            backbones.load(folder / "sharded")
+
+
+def test_old_names_of_tensors_are_understood(folder):
+    """Stable Diffusion is still published with the names of diffusers 0.14 and transformers 4."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(tensors):
+        for name in [name for name in tensors if ".attentions.0." in name]:
+            short = name
+            for new, before in old.items():
+                short = short.replace(f".{new}.", f".{before}.")
+            tensors[short] = tensors.pop(name)
+
+    def prefix(tensors):
+        for name in list(tensors):
+            tensors[f"text_model.{name}"] = tensors.pop(name)
+        tensors["text_model.embeddings.position_ids"] = torch.arange(8)[None]
+
+    file = folder / VAE[0] / VAE[1]
+    before = set(load_file(file))
+    edit_tensors(file, rename)
+    edit_tensors(folder / TEXT[0] / TEXT[1], prefix)
+    assert len(set(load_file(file)) - before) == 16
+    noise = text_to_image().noise([1])
+    loaded = backbones.load("mini-sd")
+    assert_close(loaded.decode(noise), text_to_image().decode(noise), rtol=0, atol=1e-5)
+    ids = torch.tensor([[1, 2, 3]])
+    assert_close(loaded.pipe.text_encoder(ids)[0], text_to_image().pipe.text_encoder(ids)[0], rtol=0, atol=1e-5)
+
+
+def test_clip_models_are_loaded_elsewhere(folder, tmp_path):
+    (tmp_path / "some-clip").mkdir()
+    (tmp_path / "some-clip" / "config.json").write_text('{"model_type": "clip"}')
+    for name in ("mini-clip", tmp_path / "some-clip"):
+        with pytest.raises(ValueError, match="is a CLIP model.*lsvd.clip.load"):
+            backbones.load(name)
 
 
 def test_noise_is_the_seeds_alone():

@@ -1,0 +1,44 @@
+"""What an edit does to pictures, as a reader counts it: success, and side effects on everything else."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lsvd.measure import Interval, mean, share
+from lsvd.response import moves
+from lsvd.testbed.reader import Reading
+from lsvd.testbed.scene import Scene
+
+
+@dataclass(frozen=True)
+class Effects:
+    """success: the share of the `lacking` pictures, those without the attribute before, that have it afterwards; None
+    if all had it. side: the mean move of all other factors, 0 to 1 (lsvd.response.moves), over all pictures."""
+
+    success: Interval | None
+    lacking: int
+    side: Interval
+
+
+def effects(before: Reading, after: Reading, scene: Scene, wanted: dict[str, str]) -> Effects:
+    """The effects of an edit of n pictures towards levels of categorical factors, such as {"age": "old"}.
+
+    A side effect is counted over the factors that can be seen both before and after. Raises ValueError for a factor or
+    level that the scene does not have, and for readings of different or fewer than two pictures.
+    """
+    if not wanted:
+        raise ValueError("an edit of nothing has no effects: name a factor and its level")
+    sizes = {len(r.levels[name]) for r in (before, after) for name in r.levels}
+    if len(sizes) != 1:
+        raise ValueError(f"readings of {' and '.join(map(str, sorted(sizes)))} pictures differ: read the same pictures")
+    levels = {name: scene.index(name, level) for name, level in wanted.items()}
+    had, has = (
+        torch.stack([r.levels[name] == level for name, level in levels.items()]).all(0) for r in (before, after)
+    )
+    lacking = int((~had).sum())
+    success = share(int((has & ~had).sum()), lacking) if lacking else None
+    others = [f for f in scene.factors if f.name not in wanted]
+    seen = [scene.visible(r.values) for r in (before, after)]
+    seen = torch.stack([seen[0][f.name] & seen[1][f.name] for f in others], -1)
+    moved = moves(before, after, others).where(seen, torch.nan)
+    return Effects(success, lacking, mean(moved.nanmean(-1).cpu()))

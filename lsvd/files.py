@@ -91,6 +91,16 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     return path
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise WriteError unless a file could be made beside path; makes the folders above it. For before a long run."""
+    path = Path(path)
+    probe = _neighbour(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+
+
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as a CSV file with a header, whole or not at all; the first row's keys are the columns.
 

@@ -52,6 +52,18 @@ def test_a_read_only_folder(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(files.WriteError, match="permission denied"):
         files.write_bytes(tmp_path / "x", b"")
+    with pytest.raises(files.WriteError, match="permission denied"):
+        files.check_writable(tmp_path / "x")
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path):
+    files.check_writable(tmp_path / "a" / "b")
+    assert leftovers(tmp_path) == ["a"] and leftovers(tmp_path / "a") == []
+    path = files.write_bytes(tmp_path / "x", b"old")
+    files.check_writable(path)
+    assert path.read_bytes() == b"old"
+    with pytest.raises(files.WriteError, match="cannot write .*x/y: a file stands where a folder"):
+        files.check_writable(path / "y")
 
 
 def test_csv(tmp_path):

@@ -1,15 +1,23 @@
 """Training at toy size: going on exactly, damaged files, the picture cache, and the exported folders."""
 
 import ast
+import logging
 import os
+import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline
-from transformers import CLIPModel, CLIPTokenizer
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from lsvd import clip
+from lsvd.files import WriteError
 from lsvd.testbed import captions, data, jobs, loop, models, train
 from lsvd.testbed.portraits import PORTRAITS
 from lsvd.testbed.scene import Factor, Scene, twins
@@ -71,6 +79,76 @@ def test_another_seed_is_another_run(tmp_path):
     loop.fit(a.model, a.loss, SETTINGS, tmp_path / "a")
     loop.fit(b.model, b.loss, replace(SETTINGS, seed=1), tmp_path / "b")
     assert not same(a.model.state_dict(), b.model.state_dict())
+
+
+def test_a_run_goes_on_with_its_own_options_only(tmp_path):
+    def run(recipe=None, **changes):
+        line = Line()
+        return loop.fit(line.model, line.loss, replace(SETTINGS, **changes), tmp_path, recipe), line.steps
+
+    about = {"scene": "disc", "batch": 4, "fixed": {"colour": "red"}, "model": {"channels": (8, 8)}, "start": None}
+    assert run(about, minutes=0.0) == (False, [0])
+    for recipe, changes, said in (
+        (about, {"seed": 1}, "begun with seed 0, not seed 1: give the same options, or delete it"),
+        (about | {"batch": 8}, {"lr": 1e-3}, "begun with lr 0.01 and batch 4, not lr 0.001 and batch 8"),
+        (about | {"fixed": {}}, {}, "fixed {'colour': 'red'}, not fixed {}"),
+        (about | {"model": {"channels": (8, 9)}}, {}, r"model {'channels': \(8, 8\)}, not"),
+        (about, {"warmup": 3, "ema": 0.9}, "warmup 2 and ema 0.9995, not warmup 3 and ema 0.9"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run(recipe, **changes)
+    assert loop.read(tmp_path / "checkpoint.pt")["step"] == 1
+    assert run(about, minutes=0.0, log_every=1, save_minutes=1.0) == (False, [1])  # these change nothing
+    assert run(about | {"new": 1}) == (True, [2, 3, 4, 5])  # an option that there was none of
+    assert run(about, steps=8) == (True, [6, 7])  # longer
+    assert run(about, steps=4) == (True, [])  # shorter than it is
+
+
+def test_a_checkpoint_that_does_not_say_whose_it_is_goes_on(tmp_path):
+    line, path = Line(), tmp_path / "checkpoint.pt"
+    loop.fit(line.model, line.loss, replace(SETTINGS, minutes=0.0), tmp_path)
+    state = loop.read(path)
+    del state["run"]
+    torch.save(state, path)
+    assert loop.fit(line.model, line.loss, replace(SETTINGS, lr=1e-3), tmp_path)
+    assert line.steps == list(range(6))
+    with pytest.raises(ValueError, match="lr 0.001, not lr 0.01"):
+        loop.fit(line.model, line.loss, SETTINGS, tmp_path)
+
+
+def full(path, data):
+    raise WriteError(f"cannot write {path}: the disk is full")
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, caplog):
+    whole, line = Line(), Line()
+    loop.fit(whole.model, whole.loss, SETTINGS, tmp_path / "whole")
+    real = loop.write_bytes
+    monkeypatch.setattr(loop, "write_bytes", full)
+    with pytest.raises(WriteError, match="full"):  # stopped: what it was asked to keep is not kept
+        loop.fit(Line().model, Line().loss, replace(SETTINGS, minutes=0.0), tmp_path / "stopped")
+
+    def loss(step, generator):
+        monkeypatch.setattr(loop, "write_bytes", full if step in (1, 5) else real)
+        return line.loss(step, generator)
+
+    with caplog.at_level(logging.WARNING):
+        assert loop.fit(line.model, loss, replace(SETTINGS, save_minutes=0.0), tmp_path / "run")
+    assert [r.message.split(" is not")[0] for r in caplog.records] == ["run: step 2", "run: step 6"]
+    assert "disk is full" in caplog.text
+    assert same(whole.model.state_dict(), line.model.state_dict())  # to be exported
+    monkeypatch.setattr(loop, "write_bytes", real)
+    assert loop.read(tmp_path / "run" / "checkpoint.pt")["step"] == 5
+    assert loop.fit(line.model, line.loss, SETTINGS, tmp_path / "run")
+    assert same(whole.model.state_dict(), line.model.state_dict())
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_first_step(tmp_path):
+    (tmp_path / "runs").write_bytes(b"")
+    line = Line()
+    with pytest.raises(WriteError, match="a file stands where a folder"):
+        loop.fit(line.model, line.loss, SETTINGS, tmp_path / "runs" / "line")
+    assert line.steps == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -190,11 +268,23 @@ def make(tmp_path, monkeypatch):
     """Build a job of a shipped recipe at toy size."""
     monkeypatch.setattr(data, "CHUNK", 16)
 
-    def build(name, **changes):
+    def build(name, seed=0, **changes):
         recipe = replace(train.RECIPES[name], bfloat16=False, **{**TINY, **changes})
-        return train.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
+        return train.job(name, recipe, tmp_path / "runs", tmp_path / "weights", seed=seed)
 
     return build
+
+
+@pytest.mark.parametrize("name", ["mini-clip", "mini-sd", "mini-cats", "autoencoder", "reader-cats"])
+def test_untrained_weights_depend_on_the_seed_alone(make, name):
+    small = {} if name == "reader-cats" else {"layers": 1} if name == "mini-clip" else {"channels": (16, 32, 32, 32)}
+    found = []
+    for before, seed in ((1, 5), (2, 5), (3, 6)):
+        torch.manual_seed(before)
+        state = torch.get_rng_state()
+        found.append(make(name, seed=seed, model=small).model.state_dict())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert same(found[0], found[1]) and not same(found[0], found[2])
 
 
 def settings(work):
@@ -202,7 +292,7 @@ def settings(work):
 
 
 def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
-    with pytest.raises(FileNotFoundError, match="train autoencoder|testbed.train autoencoder"):
+    with pytest.raises(FileNotFoundError, match="vae is missing: train it first, .* autoencoder"):
         make("mini-sd").prepare()
     for name, small in (
         ("autoencoder", {"channels": (8, 8, 8)}),
@@ -211,7 +301,7 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
     ):
         work = make(name, model=small)
         assert train.train(work, settings(work))
-        assert train.finished(work, 2) and not train.finished(work, 3)
+        assert train.finished(work, settings(work)) and not train.finished(work, replace(settings(work), steps=3))
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "weights" / "mini-sd")
     pipe.set_progress_bar_config(disable=True)
     pictures = pipe("a woman", num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
@@ -226,15 +316,60 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
 
 
 def test_the_text_tower_stays_while_the_picture_tower_learns(make, tmp_path):
-    first = make("mini-clip-captions", model={"layers": 1})
+    small, ships = {"layers": 1}, tmp_path / "weights" / "mini-clip"
+    first = make("mini-clip-captions", model=small)
     train.train(first, settings(first))
+    assert not ships.exists()  # half of it is untrained
     text = CLIPModel.from_pretrained(first.folder).state_dict()
-    work = make("mini-clip", model={"layers": 1})
+    work = make("mini-clip", model=small)
     train.train(work, settings(work))
-    then = CLIPModel.from_pretrained(work.folder).state_dict()
-    assert work.folder == first.folder and text.keys() == then.keys()
+    then = CLIPModel.from_pretrained(ships).state_dict()
+    assert text.keys() == then.keys()
     changed = {name for name, tensor in text.items() if not torch.equal(tensor, then[name])}
     assert changed and not [name for name in changed if name.startswith("text_")]
+    # what waits in runs comes before what ships, and where nothing waits, what ships is taken
+    assert same(first.latest().state_dict(), text) and same(first.shipped().state_dict(), then)
+    shutil.rmtree(first.folder)
+    assert same(first.latest().state_dict(), then)
+    again = make("mini-clip", model=small)
+    train.begin(again, from_shipped=False)
+    assert same(again.model.state_dict(), then)
+
+
+def test_plain_transformers_prepare_pictures_for_mini_clip(make):
+    work = make("mini-clip", model={"layers": 1})
+    work.export()
+    processor = CLIPProcessor.from_pretrained(work.folder)
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    batch = processor(text=["a woman"], images=[Image.fromarray(picture)], return_tensors="pt")
+    expected = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255 * 2 - 1
+    torch.testing.assert_close(batch.pixel_values, expected, rtol=0, atol=1e-6)
+    assert clip.load(work.folder).texts("a woman").shape == (1, models.TEXT_WIDTH)
+
+
+def test_mini_sd_takes_what_waits_in_runs_before_what_ships(make, tmp_path):
+    def pairs(name, seed, vae):
+        """A text tower and an autoencoder, written where `name` and `vae` say, and their first weights."""
+        towers = make(name, seed=seed, model={"layers": 1})
+        towers.export()
+        coder = make("autoencoder", seed=seed, model={"channels": (8, 8, 8)}).model
+        coder.save_pretrained(vae)
+        return towers.model.text_model.embeddings.token_embedding.weight.half().float(), coder.encoder.conv_in.weight
+
+    work = make("mini-sd", model={"channels": (16, 32, 32)})
+    for name, seed, vae in (
+        ("mini-clip", 0, work.weights / "mini-sd" / "vae"),
+        ("mini-clip-captions", 1, work.runs / "autoencoder" / "vae"),
+    ):
+        words, pixels = pairs(name, seed, vae)
+        coder, text, tokens = work.parts()
+        assert torch.equal(coder.encoder.conv_in.weight, pixels)
+        assert torch.equal(text.embeddings.token_embedding.weight, words)
+        assert tokens.tokenize("a woman") == ["a</w>", "woman</w>"]
+    weights = work.runs / "mini-clip-captions" / "clip" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="model.safetensors is truncated .*: train it first, .* mini-clip-captions"):
+        work.parts()
 
 
 def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero():
@@ -255,7 +390,7 @@ def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero
 def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
     small = {"channels": (16, 16, 32, 32)}
     work = make("mini-portraits", model=small)
-    with pytest.raises(FileNotFoundError, match="no weights of mini-cats to begin with"):
+    with pytest.raises(ValueError, match="cannot begin with .* mini-cats .*mini-cats does not exist: train"):
         train.train(work, settings(work))
     cats = make("mini-cats", model=small)
     train.train(cats, settings(cats))
@@ -269,7 +404,7 @@ def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
     for mine, stored in zip(work.model.parameters(), pipe.unet.parameters(), strict=True):
         torch.testing.assert_close(stored, mine.detach().half().float(), rtol=0, atol=0)
     again = make("mini-portraits", model=small, steps=3)
-    assert not train.finished(again, 3)
+    assert not train.finished(again, replace(settings(again), lr=1e-9, weight_decay=0.0))
     train.export(again)  # what the checkpoint holds
     for mine, stored in zip(again.model.parameters(), pipe.unet.parameters(), strict=True):
         torch.testing.assert_close(stored, mine.detach().half().float(), rtol=0, atol=0)
@@ -281,7 +416,7 @@ def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
 def test_a_reader_from_nothing_to_its_folder(make, tmp_path):
     work = make("reader-cats", size=32, model={"size": 32})
     assert train.train(work, settings(work))
-    assert train.finished(work, 2)
+    assert train.finished(work, settings(work))
     stored = make("reader-cats", size=32, model={"size": 32}).shipped().state_dict()
     for name, mine in work.model.state_dict().items():
         torch.testing.assert_close(stored[name], mine.half().float(), rtol=0, atol=0)
@@ -290,6 +425,74 @@ def test_a_reader_from_nothing_to_its_folder(make, tmp_path):
 def test_the_command_line_explains_what_is_missing(tmp_path):
     with pytest.raises(SystemExit, match="mini-cats: .*checkpoint.pt does not exist: train first"):
         train.main(["mini-cats", "--export", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
+    with pytest.raises(SystemExit, match="mini-cats: cannot begin with the weights of mini-cats"):
+        train.main(["mini-cats", "--from-shipped", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
     with pytest.raises(SystemExit) as exit_code:
         train.main(["no-such-model"])
     assert exit_code.value.code == 2
+
+
+class Toy(jobs.Job):
+    """A job that trains in no time, and fails to export with `refusal`, if there is one."""
+
+    refusal = None
+
+    def build(self):
+        return torch.nn.Linear(3, 1)
+
+    def prepare(self):
+        pass
+
+    def loss(self, step, g):
+        return self.model(torch.randn(4, 3, generator=g)).square().mean()
+
+    def export(self):
+        if self.refusal:
+            raise self.refusal
+        self.folder.mkdir(parents=True)
+        torch.save(self.model.state_dict(), self.folder / "w")
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The command line, with one recipe, in folders of its own."""
+    monkeypatch.setattr(train, "RECIPES", {"toy": jobs.Recipe(Toy, "cats", 4, 32, steps=3, batch=4, lr=1e-2)})
+    folders = ["--runs", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")]
+    return SimpleNamespace(run=lambda *options: train.main(["toy", *folders, *options]), folder=tmp_path)
+
+
+def test_the_command_line_goes_on_with_the_same_options(toy):
+    assert toy.run("--minutes", "0") == 3
+    with pytest.raises(SystemExit, match="toy: .*begun with lr 0.01 and batch 4, not lr 0.1 and batch 8"):
+        toy.run("--lr", "0.1", "--batch", "8")
+    with pytest.raises(SystemExit, match="begun with seed 0, not seed 1"):
+        toy.run("--seed", "1")
+    assert toy.run() == 0 and toy.run() == 0
+    with pytest.raises(SystemExit, match="begun with from_shipped False, not from_shipped True"):
+        toy.run("--from-shipped")  # finished, but not the run that is asked for
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (PermissionError(13, "Permission denied", "w"), r"cannot write .*toy \(.*Permission denied: 'w'\)"),
+        (WriteError("cannot write weights/toy: the disk is full"), "cannot write weights/toy: the disk is full"),
+        (SafetensorError("No space left on device\nand more"), r"cannot write .*toy \(No space left on device\)"),
+    ],
+)
+def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch, refusal, said):
+    monkeypatch.setattr(Toy, "refusal", refusal)
+    with pytest.raises(SystemExit, match=f"^toy: {said}; --export writes what the checkpoint holds$"):
+        toy.run()
+    monkeypatch.setattr(Toy, "refusal", None)
+    assert toy.run("--export") == 0
+    kept = loop.read(toy.folder / "runs" / "toy" / "checkpoint.pt")
+    assert kept["step"] == 3 and same(torch.load(toy.folder / "weights" / "toy" / "w"), kept["ema"])
+
+
+@pytest.mark.parametrize("place", ["runs", "weights"])
+def test_folders_in_the_way_are_explained_before_anything_is_computed(toy, monkeypatch, place):
+    (toy.folder / place).write_bytes(b"")
+    monkeypatch.setattr(Toy, "loss", None)
+    with pytest.raises(SystemExit, match=f"toy: cannot write .*{place}.*: a file stands where a folder is needed"):
+        toy.run()

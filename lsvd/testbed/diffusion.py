@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from lsvd.files import replace_folder
+from lsvd.folders import read_model, read_tokenizer
 from lsvd.testbed import captions, data, models
-from lsvd.testbed.jobs import Job, half, save_transformer, token_ids
+from lsvd.testbed.jobs import Job, half, newer, remedy, save_transformer, token_ids
 
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
@@ -75,16 +76,16 @@ class TextDenoiser(Job):
         return models.denoiser(**self.recipe.model)
 
     def parts(self) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-        """The trained autoencoder, text tower and tokenizer. Raises FileNotFoundError if one is missing."""
-        vae, clip = self.runs / "autoencoder" / "vae", self.weights / "mini-clip"
-        vae = vae if vae.exists() else self.weights / "mini-sd" / "vae"
-        for part, name in ((vae, "autoencoder"), (clip, "mini-clip-captions")):
-            if not part.exists():
-                raise FileNotFoundError(f"{part} does not exist: train it first, python -m lsvd.testbed.train {name}")
-        self.vae_folder = vae
-        towers = CLIPModel.from_pretrained(clip, dtype=torch.float32)
-        autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32)
-        return autoencoder, models.text_tower(towers).eval(), CLIPTokenizer.from_pretrained(clip)
+        """The trained autoencoder, text tower and tokenizer, those waiting in `runs` before those shipped.
+
+        Raises FileNotFoundError if one is missing, ValueError if one is damaged.
+        """
+        self.vae_folder = newer(self.runs / "autoencoder" / "vae", self.weights / "mini-sd" / "vae")
+        clip = newer(self.runs / "mini-clip-captions" / "clip", self.weights / "mini-clip")
+        autoencoder = read_model(AutoencoderKL, self.vae_folder, remedy("autoencoder"))
+        towers = read_model(CLIPModel, clip, remedy("mini-clip-captions"))
+        tokens = read_tokenizer(clip, remedy("mini-clip-captions"), towers.config.text_config)
+        return autoencoder, models.text_tower(towers).eval(), tokens
 
     @torch.no_grad()
     def prepare(self) -> None:

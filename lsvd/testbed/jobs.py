@@ -1,25 +1,27 @@
 """What each kind of model learns: its data, its loss at a step, and the folder it ends in.
 
 A job has a `model`; prepare() gets its data; loss(step, generator) draws all that is random from the generator;
-export(model) writes float16 weights into a folder, whole or not at all.
+export() writes the model into a folder, in float16, whole or not at all.
 """
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from lsvd.backbones import WEIGHTS
 from lsvd.files import replace_folder
+from lsvd.folders import read_model
 from lsvd.testbed import captions, data, models, reader
 from lsvd.testbed.scene import Scene, Values, twins
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
 
 
@@ -45,12 +47,25 @@ class Recipe:
 
 
 class Job:
-    """A recipe at work on one scene; files in `runs`, finished weights in `weights`."""
+    """A recipe at work on one scene; files in `runs`, finished weights in `weights`.
 
-    def __init__(self, name: str, recipe: Recipe, scene: Scene, runs: Path, weights: Path = WEIGHTS, device="cpu"):
+    The untrained model depends on `seed` alone, and torch's global generator stays as it was.
+    """
+
+    def __init__(
+        self, name: str, recipe: Recipe, scene: Scene, runs: Path, weights: Path = WEIGHTS, device="cpu", seed: int = 0
+    ):
         self.name, self.recipe, self.scene = name, recipe, scene
         self.runs, self.weights, self.device = runs, weights, device
-        self.model = self.build().to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.model = self.build().to(device)
+
+    def describe(self) -> dict[str, Any]:
+        """What determines the run beside the loop's settings, in plain types."""
+        r = self.recipe
+        about = {name: getattr(r, name) for name in ("scene", "pictures", "size", "batch", "start", "bfloat16")}
+        return {**about, "fixed": dict(r.fixed), "model": dict(r.model)}
 
     def build(self) -> nn.Module:
         """The untrained model."""
@@ -67,7 +82,9 @@ class Job:
     def prepare(self) -> None:
         """Render the pictures, unless they are on disk."""
         r = self.recipe
-        self.data = data.pictures(self.scene, r.pictures, r.size, TRAINING_SEED, self.runs / "data", r.fixed)
+        self.data = data.pictures(
+            self.scene, r.pictures, r.size, TRAINING_SEED, self.runs / "data", r.fixed, progress=True
+        )
 
     def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
         """Row numbers of a batch, shape (n,)."""
@@ -87,8 +104,14 @@ class Job:
         raise NotImplementedError
 
     def shipped(self) -> nn.Module:
-        """The model of that folder, in float32."""
+        """The model in `weights`, in float32."""
         raise NotImplementedError
+
+    def latest(self) -> nn.Module:
+        """The model that was exported last, in float32. Raises FileNotFoundError if there is none."""
+        if not self.folder.exists():
+            raise FileNotFoundError(f"{self.folder} does not exist: {remedy(self.name)}")
+        return self.shipped()
 
 
 class Autoencoder(Job):
@@ -131,7 +154,7 @@ class Autoencoder(Job):
 
     @property
     def folder(self) -> Path:
-        return self.runs / self.name / "vae"  # ships as part of mini-sd
+        return self.runs / self.name / "vae"  # waits for mini-sd, and ships as a part of it
 
     def export(self) -> None:
         """Measure the latents' standard deviation over 1,000 pictures, and write the model with its scaling factor."""
@@ -145,7 +168,7 @@ class Autoencoder(Job):
             half(self.model).save_pretrained(new)
 
     def shipped(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self.weights / "mini-sd" / "vae", dtype=torch.float32)
+        return read_model(AutoencoderKL, self.weights / "mini-sd" / "vae", remedy(self.name))
 
 
 class ClipCaptions(Job):
@@ -204,15 +227,23 @@ class ClipCaptions(Job):
 
     @property
     def folder(self) -> Path:
-        return self.weights / "mini-clip"
+        return self.runs / self.name / "clip"  # waits for its picture tower, and ships as mini-clip
 
     def export(self) -> None:
         with replace_folder(self.folder) as new:
             save_transformer(self.model, new)
             models.tokenizer(captions.words()).save_pretrained(new)  # a used one would keep its last padding
+            side = self.model.config.vision_config.image_size
+            square, middle = {"height": side, "width": side}, [0.5] * 3  # bytes go to [-1, 1]
+            CLIPImageProcessorPil(
+                size={"shortest_edge": side}, crop_size=square, image_mean=middle, image_std=middle
+            ).save_pretrained(new)
 
     def shipped(self) -> CLIPModel:
-        return CLIPModel.from_pretrained(self.folder, dtype=torch.float32)
+        return read_model(CLIPModel, self.weights / "mini-clip", remedy(self.name))
+
+    def latest(self) -> CLIPModel:
+        return read_model(CLIPModel, newer(self.folder, self.weights / "mini-clip"), remedy(self.name))
 
 
 class ClipPictures(ClipCaptions):
@@ -220,6 +251,10 @@ class ClipPictures(ClipCaptions):
 
     mini-sd can be trained beside it, therefore: its text encoder is final.
     """
+
+    @property
+    def folder(self) -> Path:
+        return self.weights / "mini-clip"
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Embedded pictures, shape (b, 128)."""
@@ -279,6 +314,16 @@ class ReaderJob(Job):
 
     def shipped(self) -> nn.Module:
         return reader.load(self.scene, folder=self.folder)
+
+
+def newer(waiting: Path, shipped: Path) -> Path:
+    """The folder of a part that was trained and waits in `runs` for others, if it is there, else that of weights."""
+    return waiting if waiting.exists() else shipped
+
+
+def remedy(name: str) -> str:
+    """What to do about weights that are missing or damaged."""
+    return f"train it first, python -m lsvd.testbed.train {name}"
 
 
 def token_ids(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:

@@ -1,4 +1,8 @@
-"""One training loop for every model: warm-up and decay, a moving average, checkpoints from which it goes on exactly."""
+"""One training loop for every model: warm-up and decay, a moving average, checkpoints from which it goes on exactly.
+
+A run goes on only with the options it was begun with. `steps` alone may change: the rate then follows the new length
+from the next step on, which is not the run that would have had this length from the start.
+"""
 
 import csv
 import io
@@ -9,20 +13,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lsvd.files import write_bytes
+from lsvd.files import WriteError, check_writable, write_bytes
 from lsvd.testbed.data import generator
 
 Loss = Callable[[int, torch.Generator], Tensor]
+FREE = ("steps", "minutes", "save_minutes", "log_every", "progress")  # settings that may change when a run goes on
 log = logging.getLogger(__name__)
 
 
@@ -56,31 +62,49 @@ def averaging(step: int, settings: Settings) -> float:
     return min(settings.ema, (step + 1) / (step + 10))
 
 
-def fit(model: nn.Module, loss: Loss, settings: Settings, folder: Path) -> bool:
+def identity(settings: Settings, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a run, but for its length: the settings that are not FREE, and whatever `recipe` says."""
+    return {**{name: value for name, value in asdict(settings).items() if name not in FREE}, **recipe}
+
+
+def fit(
+    model: nn.Module, loss: Loss, settings: Settings, folder: Path, recipe: Mapping[str, Any] | None = None
+) -> bool:
     """Train `model` in place; on return it holds the averaged weights. True if all steps are done.
 
     `loss(step, generator)` draws the batch and everything random from the generator, which depends on seed and step
     alone: a run that was stopped and taken up again ends in the same weights, bit for bit, as one that was not.
     Checkpoints go to folder/checkpoint.pt every save_minutes, at the end, on Ctrl-C or SIGTERM, and when `minutes` are
-    over; the loss goes to folder/loss.csv.
+    over; the loss goes to folder/loss.csv. `recipe` holds what else determines the run, in plain types.
+
+    Raises ValueError if the checkpoint there is damaged or another run's, FloatingPointError if the loss is not finite,
+    and WriteError if the folder cannot be written at the start or when the run is stopped. In between and at the end,
+    that is a warning: the checkpoint before stays, and the model is there to be exported.
     """
+    path, run = folder / "checkpoint.pt", identity(settings, recipe or {})
+    check_writable(path)
     average = deepcopy(model).requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
-    path = folder / "checkpoint.pt"
-    step = restore(path, model, average, optimiser) if path.exists() else 0
+    step = restore(path, run, model, average, optimiser) if path.exists() else 0
     rows, running = _read_losses(folder / "loss.csv", step), []
     saved = began = time.monotonic()
     model.train()
 
     def save() -> None:
-        state = {"step": step, "model": model.state_dict(), "ema": average.state_dict()}
+        state = {"step": step, "run": run, "model": model.state_dict(), "ema": average.state_dict()}
         buffer = io.BytesIO()
         torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
         write_bytes(path, buffer.getvalue())
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("step", "loss", "lr"), *rows])
         write_bytes(folder / "loss.csv", text.getvalue().encode())
+
+    def try_to_save() -> None:
+        try:
+            save()
+        except WriteError as error:
+            log.warning("%s: step %d is not kept (%s)", folder.name, step, error)
 
     pause = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
     bar = tqdm(total=settings.steps, initial=step, desc=folder.name, mininterval=pause, disable=not settings.progress)
@@ -108,21 +132,20 @@ def fit(model: nn.Module, loss: Loss, settings: Settings, folder: Path) -> bool:
                 running.clear()
             now = time.monotonic()
             over = settings.minutes is not None and now - began > settings.minutes * 60
-            if now - saved > settings.save_minutes * 60 or over or stopping.is_set():
+            done = step >= settings.steps
+            if (over or stopping.is_set()) and not done:
                 save()
+                break
+            if now - saved > settings.save_minutes * 60 or done:
+                try_to_save()
                 saved = now
-                if over or stopping.is_set():
-                    break
-    done = step >= settings.steps
-    if done:
-        save()
     log.info("%s: %d of %d steps", folder.name, step, settings.steps)
     model.load_state_dict(average.state_dict())
-    return done
+    return step >= settings.steps
 
 
 def read(path: Path) -> dict:
-    """What a checkpoint holds: step, model, ema, optimiser. Raises FileNotFoundError or ValueError in one sentence."""
+    """What a checkpoint holds: step, run, model, ema, optimiser. Raises FileNotFoundError or ValueError."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: train first, without --export")
     try:
@@ -131,9 +154,23 @@ def read(path: Path) -> dict:
         raise ValueError(f"{path} is truncated or damaged: delete it to start this training anew") from error
 
 
-def restore(path: Path, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Load a checkpoint into model, average and optimiser; return its step. Raises ValueError as `read` does."""
+def check(path: Path, state: dict, run: Mapping[str, Any]) -> None:
+    """Raise ValueError if a checkpoint belongs to a run with other options; older ones do not say, and are accepted."""
+    before = state.get("run", {})
+    other = [name for name in run if name in before and before[name] != run[name]]
+    if other:
+        was, now = (" and ".join(f"{name} {each[name]}" for name in other) for each in (before, run))
+        raise ValueError(
+            f"{path} was begun with {was}, not {now}: give the same options, or delete it to start this training anew"
+        )
+
+
+def restore(
+    path: Path, run: Mapping[str, Any], model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> int:
+    """Load a checkpoint into model, average and optimiser; return its step. Raises ValueError if it does not fit."""
     state = read(path)
+    check(path, state, run)
     load(path, state, "model", model)
     load(path, state, "ema", average)
     optimiser.load_state_dict(state["optimiser"])

@@ -1,17 +1,23 @@
 """Train the embedded models from the renderer alone: python -m lsvd.testbed.train NAME.
 
-A run that was stopped, by Ctrl-C or by --minutes, goes on where it was. When its steps are done, the weights are
-written to lsvd/weights/NAME; --export writes what a stopped run has reached.
+A run that was stopped, by Ctrl-C or by --minutes, goes on where it was, with the same options; only --steps may differ.
+When its steps are done, the weights are written: those of autoencoder and mini-clip-captions into --runs, where mini-sd
+and mini-clip take them from, the others into --weights. --export writes what a stopped run has reached.
 """
 
 import argparse
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
+
+from lsvd.backbones import WEIGHTS
+from lsvd.files import WriteError, check_writable
 from lsvd.testbed import loop
 from lsvd.testbed.diffusion import PixelDenoiser, TextDenoiser
-from lsvd.testbed.jobs import WEIGHTS, Autoencoder, ClipCaptions, ClipPictures, Job, ReaderJob, Recipe
+from lsvd.testbed.jobs import Autoencoder, ClipCaptions, ClipPictures, Job, ReaderJob, Recipe
 from lsvd.testbed.scenes import SCENES
 
 PHOTO = {"style": "photo"}
@@ -35,43 +41,69 @@ RECIPES = {
 log = logging.getLogger(__name__)
 
 
-def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: str = "cpu") -> Job:
+def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: str = "cpu", seed: int = 0) -> Job:
     """The job of a recipe, untrained."""
-    return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device)
+    return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device, seed)
 
 
-def begin(work: Job) -> Job:
-    """The job whose weights this one starts with. Raises FileNotFoundError if there are none yet."""
-    first = job(work.recipe.start, RECIPES[work.recipe.start], work.runs, work.weights)
-    if not first.folder.exists():
-        raise FileNotFoundError(f"there are no weights of {first.name} to begin with: train it first")
-    return first
+def begin(work: Job, from_shipped: bool) -> None:
+    """Give a job the weights that it starts with, if any. Raises ValueError if they are missing or of other shapes."""
+    name = work.name if from_shipped else work.recipe.start
+    if name is None:
+        return
+    try:
+        found = work.shipped() if from_shipped else job(name, RECIPES[name], work.runs, work.weights).latest()
+        work.model.load_state_dict(found.state_dict())
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot begin with the weights of {name} ({_first_line(error)})") from error
+
+
+def describe(work: Job, from_shipped: bool) -> dict[str, Any]:
+    """What determines the run, beside the loop's settings."""
+    return {**work.describe(), "from_shipped": from_shipped}
 
 
 def train(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
     """Train until all steps are done, and export; or until stopped. True if done."""
     folder = work.runs / work.name
-    if (from_shipped or work.recipe.start) and not (folder / "checkpoint.pt").exists():
-        first = work if from_shipped else begin(work)
-        work.model.load_state_dict(first.shipped().state_dict())
+    check_writable(work.folder)
+    if not (folder / "checkpoint.pt").exists():
+        begin(work, from_shipped)
     work.prepare()
-    done = loop.fit(work.model, work.loss, settings, folder)
+    done = loop.fit(work.model, work.loss, settings, folder, describe(work, from_shipped))
     if done:
-        work.export()
+        write(work)
     return done
+
+
+def write(work: Job) -> None:
+    """Export the model as it is now. Raises OSError, in one sentence, if that fails."""
+    try:
+        work.export()
+    except (OSError, SafetensorError) as error:
+        said = str(error) if isinstance(error, WriteError) else f"cannot write {work.folder} ({_first_line(error)})"
+        raise OSError(f"{said}; --export writes what the checkpoint holds") from error
 
 
 def export(work: Job) -> None:
     """Write the averaged weights of the run's checkpoint, however far it is."""
     path = work.runs / work.name / "checkpoint.pt"
     loop.load(path, loop.read(path), "ema", work.model)
-    work.export()
+    write(work)
 
 
-def finished(work: Job, steps: int) -> bool:
-    """Are all steps done and the weights written?"""
+def finished(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
+    """Are all steps done and the weights written? Raises ValueError if the checkpoint is another run's."""
     path = work.runs / work.name / "checkpoint.pt"
-    return path.exists() and work.folder.exists() and loop.read(path)["step"] >= steps
+    if not path.exists() or not work.folder.exists():
+        return False
+    state = loop.read(path)
+    loop.check(path, state, loop.identity(settings, describe(work, from_shipped)))
+    return state["step"] >= settings.steps
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,9 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
     parser.add_argument("--pictures", type=int, help="how many renderings to learn from")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the untrained weights and of all draws")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go, and shipped ones are")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--from-shipped", action="store_true", help="begin with this model's weights in --weights")
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
@@ -94,20 +126,17 @@ def main(arguments: list[str] | None = None) -> int:
     for name in RECIPES if options.name == "all" else [options.name]:
         given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures")}
         recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
+        settings = loop.Settings(recipe.steps, recipe.lr, seed=options.seed, ema=recipe.ema, minutes=options.minutes)
         try:
-            work = job(name, recipe, options.runs, options.weights, options.device)
+            work = job(name, recipe, options.runs, options.weights, options.device, options.seed)
             if options.export:
                 export(work)
-            elif finished(work, recipe.steps):
+            elif finished(work, settings, from_shipped=options.from_shipped):
                 log.info("%s: done before", name)
-            else:
-                settings = loop.Settings(
-                    recipe.steps, recipe.lr, seed=options.seed, ema=recipe.ema, minutes=options.minutes
-                )
-                if not train(work, settings, from_shipped=options.from_shipped):
-                    return 3
-        except (FileNotFoundError, ValueError, FloatingPointError) as error:
-            raise SystemExit(f"{name}: {error}") from error
+            elif not train(work, settings, from_shipped=options.from_shipped):
+                return 3
+        except (OSError, ValueError, FloatingPointError) as error:
+            raise SystemExit(f"{name}: {_first_line(error)}") from error
     return 0
 
 

@@ -1,15 +1,15 @@
 """The evaluation: tables, prompts, samples and scores, on stand-ins that take no time."""
 
 import csv
+import dataclasses
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from lsvd.testbed import captions, data, evaluate, jobs, models, train
+from lsvd.testbed import data, evaluate, jobs, models, train
 from lsvd.testbed.portraits import PORTRAITS
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scene import Factor, Scene
@@ -40,7 +40,7 @@ class Oracle(Reader):
         }
 
 
-def test_reader_scores_are_accuracy_and_r_squared(tmp_path):
+def test_reader_scores_are_accuracy_and_r_squared(monkeypatch):
     class Few(data.Pictures):
         """Pictures in memory, grey only up to 0.8 so that nothing is clipped, never ambiguous."""
 
@@ -55,12 +55,27 @@ def test_reader_scores_are_accuracy_and_r_squared(tmp_path):
             return self.pictures[index]
 
     pictures = Few(300)
+    seeds = []
+
+    def brighter(shown, generator):
+        seeds.append(generator.initial_seed())
+        return shown + 0.02  # 0.04 more grey
+
+    real = evaluate.readers.degrade
+    monkeypatch.setattr(evaluate.readers, "degrade", brighter)
     rows = {r["factor"]: r for r in evaluate.score_reader(Oracle(BLANKS, 32), pictures)}
-    assert float(rows["top"]["score"]) == pytest.approx(1 - 3 / 300, abs=1e-4)
-    expected = 1 - 0.1**2 / pictures.values["grey"].double().var(correction=0).item()
-    assert float(rows["grey"]["score"]) == pytest.approx(expected, abs=2e-3)
-    assert list(rows["grey"]) == ["scene", "factor", "scale", "kind", "score"]
+    variance = pictures.values["grey"].double().var(correction=0).item()
+    for column, error in (("score", 0.1), ("degraded", 0.14)):
+        assert float(rows["top"][column]) == pytest.approx(1 - 3 / 300, abs=1e-4)
+        assert float(rows["grey"][column]) == pytest.approx(1 - error**2 / variance, abs=2e-3)
+    assert list(rows["grey"]) == ["scene", "factor", "scale", "kind", "score", "degraded"]
     assert (rows["grey"]["kind"], rows["top"]["kind"]) == ("continuous", "categorical")
+    assert len(set(seeds)) == 3  # each batch has its own faults
+    monkeypatch.setattr(evaluate.readers, "degrade", real)
+    torch.manual_seed(0)
+    first = evaluate.score_reader(Oracle(BLANKS, 32), pictures)
+    torch.manual_seed(1)
+    assert evaluate.score_reader(Oracle(BLANKS, 32), pictures) == first
 
 
 def test_agreement_counts_only_what_the_prompt_mentions():
@@ -170,16 +185,17 @@ def test_the_command_line_refuses_in_one_sentence(monkeypatch, tmp_path, capsys)
         evaluate.main(["mini-cats"])
     with pytest.raises(SystemExit, match="reader-cats: .*train it"):
         evaluate.main(["reader-cats"])
+    with pytest.raises(SystemExit, match="mini-clip: the folder .*mini-clip is missing: restore"):
+        evaluate.main(["mini-clip"])
     assert evaluate.main([]) == 1
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Untrained miniatures of a text-to-image and a pixel model and of their readers, 32 pixels, two steps."""
+    """Untrained miniatures of all kinds of model: 32 pixels (128 for mini-clip), two steps."""
     from diffusers import DDPMPipeline, StableDiffusionPipeline
 
     from lsvd.backbones import REGISTRY, Entry
-    from lsvd.testbed import models
 
     torch.manual_seed(0)
     tokens = models.tokenizer(evaluate.captions.words())
@@ -197,6 +213,8 @@ def tiny(tmp_path, monkeypatch):
     sd.save_pretrained(tmp_path / "weights" / "mini-sd")
     pixels = DDPMPipeline(unet=models.pixel_denoiser((16, 32, 32), size=32), scheduler=models.pixel_schedule())
     pixels.save_pretrained(tmp_path / "weights" / "mini-cats")
+    recipe = dataclasses.replace(train.RECIPES["mini-clip"], model={"layers": 1})
+    train.job("mini-clip", recipe, tmp_path / "runs", tmp_path / "weights").export()
     for name in ("portraits", "cats"):
         Reader(SCENES[name], 32, (8, 8, 8, 8), features=4).save(tmp_path / "readers" / name)
     monkeypatch.setattr(evaluate.readers, "FOLDER", tmp_path / "readers")
@@ -206,8 +224,9 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setattr(evaluate, "RENDERINGS", 100)
     monkeypatch.setattr(evaluate, "RECONSTRUCTIONS", 20)
+    monkeypatch.setattr(evaluate, "ZERO_SHOT", 20)
     small = evaluate.data.pictures
-    monkeypatch.setattr(evaluate.data, "pictures", lambda *arguments: small(*arguments, chunk=50))
+    monkeypatch.setattr(evaluate.data, "pictures", lambda *arguments, **options: small(*arguments, **options, chunk=50))
     return tmp_path / "outputs"
 
 
@@ -226,25 +245,35 @@ def test_the_whole_command_on_miniatures(tiny):
         assert float(r["low"]) <= float(r["value"]) <= float(r["high"])
         assert bool(r["floor"]) == (r["measure"] == "frechet distance")
     with (tiny / "tables" / "reader.csv").open(newline="") as file:
-        assert [r["factor"] for r in csv.DictReader(file)] == [f.name for f in SCENES["cats"].factors]
+        scores = list(csv.DictReader(file))
+    assert [r["factor"] for r in scores] == [f.name for f in SCENES["cats"].factors]
+    assert all(r["score"] and r["degraded"] for r in scores)
     assert Image.open(tiny / "figures" / "samples_mini-sd.png").size == (8 * 66 - 2, 8 * 66 - 2)
     cached = {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
     assert evaluate.main(["mini-cats", "--samples", "100"]) == 0
     assert cached == {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
 
 
+def test_mini_clip_is_measured_whole_or_not_at_all(tiny):
+    assert evaluate.main(["mini-clip"]) == 0
+    with (tiny / "tables" / "backbones.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["measure"] for r in rows] == [f"zero-shot: {name}" for name in evaluate.PROMPTED]
+    weights = tiny.parent / "weights" / "mini-clip" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(SystemExit, match=r"^mini-clip: .*model\.safetensors is truncated or damaged: restore"):
+        evaluate.main(["mini-clip"])
+
+
 def test_zero_shot_picks_the_nearest_caption():
-    class Clip:
+    class Stub:
         """Knows gender, from the first pixel, but for one picture; takes captions in the order of the levels."""
 
-        device = torch.device("cpu")
+        def pictures(self, pictures):
+            return torch.nn.functional.one_hot(pictures[:, 0, 0, 0].round().long(), 8).float()
 
-        def get_image_features(self, pixel_values):
-            level = ((pixel_values[:, 0, 0, 0] + 1) / 2).round().long()
-            return SimpleNamespace(pooler_output=torch.nn.functional.one_hot(level, 8).float())
-
-        def get_text_features(self, input_ids):
-            return SimpleNamespace(pooler_output=3 * torch.eye(8)[: len(input_ids)])
+        def texts(self, texts):
+            return torch.eye(8)[: len(texts)]
 
     class Known(data.Pictures):
         """Pictures of one colour, their gender."""
@@ -258,7 +287,7 @@ def test_zero_shot_picks_the_nearest_caption():
             return self.shown[index].float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
 
     pictures = Known(300)
-    rows = evaluate.zero_shot(Clip(), models.tokenizer(captions.words()), pictures, PORTRAITS)
+    rows = evaluate.zero_shot(Stub(), pictures, PORTRAITS)
     scores = {r["measure"].removeprefix("zero-shot: "): r for r in rows}
     assert list(scores) == list(evaluate.PROMPTED)
     assert float(scores["gender"]["value"]) == pytest.approx(299 / 300, abs=1e-4)

@@ -1,11 +1,13 @@
 """Measure readers and generators: python -m lsvd.testbed.evaluate [NAME ...].
 
-Everything is measured on renderings, prompts and seeds that no training used. outputs/tables/reader.csv gets each
-reader's score for each factor; outputs/tables/backbones.csv gets, for each generator, the Fréchet distance of its
-samples from renderings in the reader's features, and for mini-sd also how often the reader agrees with the prompt and
-the autoencoder's fidelity, and for mini-clip how often it picks the right one of the captions that name one attribute;
-outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in outputs/cache:
-a stopped run goes on. Rows of what is not measured stay as they are.
+Renderings and seeds are those that no training used. Prompts are drawn afresh, from the grammar of the captions of
+training, so that a short one may have been a caption there.
+
+outputs/tables/reader.csv gets each reader's score for each factor. outputs/tables/backbones.csv gets, for each
+generator, the Fréchet distance of its samples from renderings in the reader's features; for mini-sd also how often the
+reader agrees with the prompt, and the autoencoder's fidelity; for mini-clip how often it picks the right one of the
+captions that name one attribute. outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in
+outputs/cache: a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
 import argparse
@@ -20,12 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd import backbones, frechet, measure, trajectory
+from lsvd import clip as clips
 from lsvd.backbones import Backbone
+from lsvd.clip import Clip
 from lsvd.files import outputs, update_csv, write_bytes, write_csv
-from lsvd.testbed import captions, data, jobs
+from lsvd.testbed import captions, data
 from lsvd.testbed import reader as readers
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scene import Scene, Values
@@ -39,9 +42,8 @@ GENERATORS = {
     "mini-cats": ("cats", {}),
     "mini-churches": ("churches", {}),
 }
-CLIP = "mini-clip"
 PROMPTED = ("gender", "age", "glasses", "smile", "hair_colour", "background")
-HELD_OUT, PROMPT_SEED = 2, 3
+HELD_OUT, PROMPT_SEED, FAULT_SEED = 2, 3, 4
 RENDERINGS, ZERO_SHOT, RECONSTRUCTIONS, SHEET = 4000, 1000, 500, 64
 CHUNK = 32  # pictures in one file of the cache: a stopped run loses no more
 Row = dict[str, str]
@@ -49,17 +51,28 @@ log = logging.getLogger(__name__)
 
 
 def score_reader(reader: Reader, pictures: data.Pictures) -> list[Row]:
-    """Accuracy or R² (1 - squared error / variance) of each factor over the renderings in which it is visible."""
-    scene, values, read = reader.scene, pictures.values, _read(reader, pictures)
+    """Accuracy or R² (1 - squared error / variance) of each factor over the renderings in which it is visible.
+
+    `score` is on the renderings as they are, `degraded` on the same with the faults of a generator (reader.degrade,
+    which leaves one in four as it is).
+    """
+    scene, values = reader.scene, pictures.values
     visible = scene.visible(values)
+    readings = {"score": _read(reader, pictures), "degraded": _read(reader, pictures, degraded=True)}
     rows = []
     for f in scene.factors:
-        truth, guess = values[f.name][visible[f.name]].double(), read[f.name][visible[f.name]].double()
-        score = (guess == truth).double().mean()
-        if not f.levels:
-            score = 1 - (guess - truth).square().mean() / truth.var(correction=0)
-        rows.append({"scene": scene.name, "factor": f.name, "scale": f.scale, "kind": f.kind, "score": f"{score:.4f}"})
+        row, truth = {"scene": scene.name, "factor": f.name, "scale": f.scale, "kind": f.kind}, values[f.name].double()
+        for column, read in readings.items():
+            score = _score(truth[visible[f.name]], read[f.name][visible[f.name]].double(), exact=bool(f.levels))
+            row[column] = f"{score:.4f}"
+        rows.append(row)
     return rows
+
+
+def _score(truth: Tensor, guess: Tensor, exact: bool) -> float:
+    if exact:
+        return (guess == truth).double().mean().item()
+    return 1 - ((guess - truth).square().mean() / truth.var(correction=0)).item()
 
 
 def distance(reader: Reader, samples: data.Chunks, renderings: data.Pictures) -> Row:
@@ -96,24 +109,17 @@ def fidelity(backbone: Backbone, pictures: data.Pictures) -> Row:
     return _row("autoencoder PSNR (dB)", decibels.value, decibels.low, decibels.high, len(pictures))
 
 
-@torch.no_grad()
-def zero_shot(clip: CLIPModel, tokens: CLIPTokenizer, pictures: data.Pictures, scene: Scene) -> list[Row]:
+def zero_shot(clip: Clip, pictures: data.Pictures, scene: Scene) -> list[Row]:
     """For each factor of PROMPTED, how often the caption nearest to a picture, of those naming one level, is right.
 
     Classification without training (Radford et al. 2021, arXiv 2103.00020), Wilson intervals; the floor is the share
     of the commonest level.
     """
-    device = clip.device
-    embed = [
-        clip.get_image_features(pixel_values=(pictures[rows] * 2 - 1).to(device)).pooler_output
-        for rows in _batches(len(pictures))
-    ]
-    seen, rows = torch.cat(embed), []
+    seen = torch.cat([clip.pictures(pictures[rows]) for rows in _batches(len(pictures))])
+    rows = []
     for name in PROMPTED:
-        texts = [captions.describe({name: level}) for level in scene.factor(name).levels]
-        told = clip.get_text_features(input_ids=jobs.token_ids(tokens, texts).to(device)).pooler_output
-        nearest = torch.nn.functional.cosine_similarity(seen[:, None], told[None], dim=-1).argmax(-1).cpu()
-        truth = pictures.values[name]
+        told = clip.texts([captions.describe({name: level}) for level in scene.factor(name).levels])
+        nearest, truth = (seen @ told.T).argmax(-1).cpu(), pictures.values[name]
         right = measure.share(int((nearest == truth).sum()), len(truth))
         common = truth.bincount().max().item() / len(truth)
         rows.append(_row(f"zero-shot: {name}", right.value, right.low, right.high, len(truth), common))
@@ -139,7 +145,8 @@ def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path)
         drawn = trajectory.sample(backbone, None if texts is None else texts[part], seeds, batch=CHUNK)
         return (drawn * 255).round().to(torch.uint8).numpy()
 
-    return data.Chunks(data.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}"), CHUNK, n)
+    files = data.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}", progress=True)
+    return data.Chunks(files, CHUNK, n)
 
 
 def digest(folder: Path, *settings) -> str:
@@ -151,7 +158,10 @@ def digest(folder: Path, *settings) -> str:
 
 
 def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
-    """A PNG of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size."""
+    """A PNG of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size.
+
+    Pixel for pixel, to look at grain: a figure (lsvd.plotting.sheet) would resample them.
+    """
     n, _, height, width = pictures.shape
     zoom = 2 if height < 100 else 1
     step_y, step_x = height * zoom + gap, width * zoom + gap
@@ -165,12 +175,12 @@ def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
 
 
 def measure_reader(scene: str, device="cpu") -> None:
-    """Score a scene's reader on held-out renderings, and put the rows into reader.csv."""
+    """Score a scene's reader on held-out renderings, clean and degraded, and put the rows into reader.csv."""
     reader = readers.load(scene, device)
     pictures = _renderings(scene, RENDERINGS, reader.size, {})
     rows = score_reader(reader, pictures)
     for r in rows:
-        log.info("reader of %s: %s %s", scene, r["factor"], r["score"])
+        log.info("reader of %s: %s %s, degraded %s", scene, r["factor"], r["score"], r["degraded"])
     update_csv(outputs("tables", "reader.csv"), rows, ["scene"], SCENES)
 
 
@@ -201,20 +211,15 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
 def measure_clip(device="cpu") -> None:
     """Put the rows of mini-clip into backbones.csv."""
     scene, fixed = GENERATORS["mini-sd"]
-    folder = backbones.WEIGHTS / CLIP
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no {folder}: train it, python -m lsvd.testbed.train {CLIP}")
-    clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-    tokens = CLIPTokenizer.from_pretrained(folder)
-    pictures = _renderings(scene, ZERO_SHOT, clip.config.vision_config.image_size, fixed)
-    rows = zero_shot(clip, tokens, pictures, SCENES[scene])
-    _keep(CLIP, rows)
+    clip = clips.load(device=device)
+    pictures = _renderings(scene, ZERO_SHOT, clip.model.config.vision_config.image_size, fixed)
+    _keep(clips.NAME, zero_shot(clip, pictures, SCENES[scene]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; 0 if all was measured, 1 if, with no names given, weights of some are missing."""
     parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.evaluate", description=__doc__)
-    known = [*READERS, *GENERATORS, CLIP]
+    known = [*READERS, *GENERATORS, clips.NAME]
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all if none is given")
     parser.add_argument("--samples", type=int, default=2000, help="pictures drawn by each generator (2000)")
     parser.add_argument("--device", default="cpu")
@@ -230,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if name in READERS:
                 measure_reader(READERS[name], options.device)
-            elif name == CLIP:
+            elif name == clips.NAME:
                 measure_clip(options.device)
             else:
                 measure_generator(name, options.samples, options.device)
@@ -249,11 +254,11 @@ def _keep(name: str, rows: Iterable[Row]) -> None:
     for r in rows:
         log.info("%s: %s %s", name, r["measure"], r["value"])
     rows = [{"backbone": name, **r} for r in rows]
-    update_csv(outputs("tables", "backbones.csv"), rows, ["backbone"], (*GENERATORS, CLIP))
+    update_csv(outputs("tables", "backbones.csv"), rows, ["backbone"], (*GENERATORS, clips.NAME))
 
 
 def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str]) -> data.Pictures:
-    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed)
+    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed, progress=True)
 
 
 def _batches(n: int, size: int = 100) -> Iterable[Tensor]:
@@ -271,9 +276,13 @@ def _features(reader: Reader, pictures: data.Chunks) -> np.ndarray:
     return torch.cat(parts).double().numpy()
 
 
-def _read(reader: Reader, pictures: data.Chunks) -> Values:
-    device = next(reader.parameters()).device
-    parts = [reader.read(_floats(pictures[rows]).to(device)).values for rows in _batches(len(pictures))]
+def _read(reader: Reader, pictures: data.Chunks, *, degraded: bool = False) -> Values:
+    device, parts = next(reader.parameters()).device, []
+    for number, rows in enumerate(_batches(len(pictures))):
+        shown = _floats(pictures[rows])
+        if degraded:
+            shown = readers.degrade(shown, data.generator(FAULT_SEED, number))
+        parts.append(reader.read(shown.to(device)).values)
     return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
 
 

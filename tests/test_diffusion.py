@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lsvd.testbed.diffusion import OFFSET, denoising_loss, offset_noise, signal_to_noise
+from lsvd.testbed.diffusion import OFFSET, denoising_loss, offset_noise, signal_to_noise, size_loss
 from lsvd.testbed.models import pixel_schedule
 
 
@@ -28,6 +28,16 @@ def test_white_noise_is_not_drowned_by_its_own_means():
     # the mean over k x k pixels has variance 1/k^2, so scale k adds 1/k
     loss = denoising_loss(error, torch.full((64,), 1e-6), gamma=5).item()
     assert loss == pytest.approx(sum(0.5**i for i in range(6)), rel=0.05)
+
+
+def test_an_error_in_size_is_told_from_any_other():
+    noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    snr = torch.tensor([1e-3, 1e-3, 50.0])
+    small = 0.9 * noise  # the error is -1/9 of the prediction; at the last picture's ratio it counts a tenth
+    assert size_loss(small, small - noise, snr, gamma=5).item() == pytest.approx((2 + 0.1) / 3 / 81, rel=1e-4)
+    aside = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    aside = aside - (aside * noise).sum((1, 2, 3), keepdim=True) / noise.square().sum((1, 2, 3), keepdim=True) * noise
+    assert size_loss(noise, 0.1 * aside, snr, gamma=5).item() == pytest.approx(0, abs=1e-10)
 
 
 def test_signal_to_noise_falls_with_the_timestep():

@@ -37,6 +37,17 @@ noise").
 PIXEL_GAMMA = 20.0
 """The same for the pixel models: with 5 the last steps of sampling leave grain."""
 
+SIZE_SPREAD = 0.05
+"""Standard deviation of the logarithm of the noise's size, in training of the pixel models.
+
+Group normalisation takes out the size of what it is given, and a model that only ever saw noise of one size answers
+with that size. A deterministic sampler carries one noise through all its steps: of noise a little larger, what is left
+over grows from step to step, and is there in the picture.
+"""
+
+SIZE_WEIGHT = 256.0
+"""Weight of an error in the noise's size (see size_loss): it is one number among 12,288, but it adds up over steps."""
+
 
 def signal_to_noise(schedule: SchedulerMixin, t: Tensor) -> Tensor:
     """Ratio of signal to noise in energy at timesteps t, shape (b,)."""
@@ -63,6 +74,17 @@ def denoising_loss(error: Tensor, snr: Tensor, gamma: float) -> Tensor:
         if error.shape[-1] % 2:
             return total
         error, k = F.avg_pool2d(error, 2), 2 * k
+
+
+def size_loss(predicted: Tensor, error: Tensor, snr: Tensor, gamma: float) -> Tensor:
+    """Squared relative error in the size of predicted noise, (b, c, h, w), with min-SNR weights, a scalar.
+
+    That is the part of `error` along the prediction. The best prediction, the mean of what is possible, has an error
+    at right angles to itself on average, so that the term moves no optimum; no gradient goes through the direction.
+    """
+    direction = predicted.detach()
+    along = (error * direction).mean((1, 2, 3)) / direction.square().mean((1, 2, 3))
+    return ((gamma / snr).clamp_max(1) * along.square()).mean()
 
 
 class TextDenoiser(Job):
@@ -141,7 +163,10 @@ class TextDenoiser(Job):
 
 
 class PixelDenoiser(Job):
-    """Prediction of the noise (Ho et al. 2020, arXiv 2006.11239), with min-SNR weights as above."""
+    """Prediction of the noise (Ho et al. 2020, arXiv 2006.11239), with min-SNR weights as above.
+
+    The noise varies in size by some percent, which the model has to follow.
+    """
 
     def build(self) -> UNet2DModel:
         self.schedule = models.pixel_schedule()
@@ -150,11 +175,13 @@ class PixelDenoiser(Job):
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         x = self.data[self.draw(g)] * 2 - 1
         t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
+        noise = noise * (SIZE_SPREAD * torch.randn(len(x), 1, 1, 1, generator=g)).exp()
         x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
         with self.amp():
-            predicted = self.forward(self.schedule.add_noise(x, noise, t), t)
-        snr = signal_to_noise(self.schedule, t)
-        return denoising_loss(predicted.float() - noise, snr, PIXEL_GAMMA)
+            predicted = self.forward(self.schedule.add_noise(x, noise, t), t).float()
+        snr, error = signal_to_noise(self.schedule, t), predicted - noise
+        size = size_loss(predicted, error, snr, PIXEL_GAMMA)
+        return denoising_loss(error, snr, PIXEL_GAMMA) + SIZE_WEIGHT * size
 
     def export(self) -> None:
         with replace_folder(self.folder) as new:

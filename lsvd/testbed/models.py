@@ -153,5 +153,11 @@ def text_schedule() -> DDIMScheduler:
 
 
 def pixel_schedule() -> DDPMScheduler:
-    """The pixel models' noise schedule: that of Ho et al. 2020 (arXiv 2006.11239), predicting the noise."""
-    return DDPMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon")
+    """The pixel models' noise schedule: that of Ho et al. 2020 (arXiv 2006.11239), predicting the noise.
+
+    Pictures in between are not clipped: at the first steps an estimate of the picture is noise far outside [-1, 1], and
+    clipping would take its mean colour away.
+    """
+    return DDPMScheduler(
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon", clip_sample=False
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
@@ -321,6 +322,11 @@ def check_pictures(pictures: Tensor) -> Tensor:
     if pictures.min() < 0 or pictures.max() > 1:
         raise ValueError("pictures lie in [0, 1]: divide bytes by 255, map [-1, 1] by (x + 1) / 2")
     return pictures
+
+
+def mix(*keys: int) -> int:
+    """One seed made of several integers, such as (seed, step), unrelated for close ones; a last 0 counts as none."""
+    return int(np.random.SeedSequence(keys).generate_state(1)[0])
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

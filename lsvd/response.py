@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd.backbones import Backbone, check_seeds
+from lsvd.backbones import Backbone, check_seeds, mix
 from lsvd.measure import Interval, mean
 from lsvd.svd import svd
 from lsvd.testbed.reader import Reader, Reading
@@ -238,8 +238,8 @@ def _frames(seeds: Sequence[int], step: int, band: Sequence[int], shape: Sequenc
     for b, seed in enumerate(seeds):
         for i, triplet in enumerate(band):
             # from 1 on: to numpy a last 0 is none, and (seed, step) seeds the noise of a stochastic sampler
-            own = int(np.random.SeedSequence([seed, step, triplet + 1]).generate_state(1)[0])
-            draws[b, i] = torch.randn(C, H + W, generator=torch.Generator().manual_seed(own))
+            own = torch.Generator().manual_seed(mix(seed, step, triplet + 1))
+            draws[b, i] = torch.randn(C, H + W, generator=own)
     return tuple(_orthonormal(part.permute(0, 2, 3, 1)) for part in draws.split([H, W], -1))
 
 

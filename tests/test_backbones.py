@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from diffusers import DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import load_file, save_file
 from tiny import KINDS, WORDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
 from torch.testing import assert_close
@@ -297,6 +298,26 @@ def test_damaged_list_of_shards(folder):
             backbones.load(folder / "sharded")
 
 
+@pytest.mark.parametrize("trouble", [RuntimeError("one\ntwo"), NotImplementedError(), Exception("one. Two")])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("mini-sd", UNet2DConditionModel),
+        ("mini-cats", UNet2DModel),
+        ("mini-sd", StableDiffusionPipeline),
+        ("mini-cats", DDPMPipeline),
+    ],
+)
+def test_whatever_the_libraries_raise_is_one_sentence(folder, monkeypatch, name, place, trouble):
+    def fail(*arguments, **options):
+        raise trouble
+
+    monkeypatch.setattr(place, "from_pretrained", fail)
+    with pytest.raises(ValueError, match=r"could not be loaded \((one|NotImplementedError)\): restore") as error:
+        backbones.load(name)
+    one_sentence(error, name)
+
+
 def test_old_names_of_tensors_are_understood(folder):
     """Stable Diffusion is still published with the names of diffusers 0.14 and transformers 4."""
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -345,6 +366,12 @@ def test_noise_is_the_seeds_alone():
 def test_bad_seeds(seeds):
     with pytest.raises(ValueError, match="seed"):
         unconditional().noise(seeds)
+
+
+def test_mixed_seeds_are_fixed_and_unrelated():
+    # the values that kept pictures and trajectories were made with
+    assert (backbones.mix(1, 2), backbones.mix(5)) == (1596810411, 16823399)
+    assert len({backbones.mix(a, b) for a in range(20) for b in range(20)}) == 400
 
 
 def test_pixel_codes_are_pictures():

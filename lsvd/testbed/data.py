@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lsvd.backbones import mix
 from lsvd.files import write_bytes
 from lsvd.testbed import scene as scene_module
 from lsvd.testbed import sdf
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def generator(*keys: int) -> torch.Generator:
     """A CPU generator seeded by several integers together, such as (seed, step)."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(keys).generate_state(1)[0]))
+    return torch.Generator().manual_seed(mix(*keys))
 
 
 def fingerprint(scene: Scene) -> str:

@@ -19,8 +19,17 @@ MODELS ?= all
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
 
-# Where notebooks write to.
+# Where results go, whatever is set outside and wherever the package is installed. (Tests write elsewhere: conftest.py.)
+export LSVD_OUTPUTS := $(CURDIR)/outputs
 RESULTS := outputs/figures outputs/tables
+WRITABLE = for folder in outputs/notebooks $(RESULTS); do \
+  mkdir -p $$folder 2>/dev/null && test -w $$folder || { \
+    echo "cannot write to the folder $$folder: make it writable, or move away what stands in its place" >&2; exit 1; }; done
+
+# Notebooks that wrote a figure or table which is gone by now; those of which no list is there count too.
+GONE := $(shell for name in $(NOTEBOOKS:notebooks/%.ipynb=%); do \
+  (while IFS= read -r file; do test -f "$$file" || exit 1; done < outputs/notebooks/.$$name.wrote) 2>/dev/null \
+  || echo outputs/notebooks/$$name.ipynb; done)
 
 PINS := requirements.txt constraints.txt
 # What every notebook's results depend on: the package with its weights, and the pins.
@@ -51,8 +60,9 @@ help: ## this list
 env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands do it when it is needed)
 
 .venv/made-%:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Python 3.11 or later is needed, and $(PYTHON) is not. Name another one: make env PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is older or missing: name another, make env PYTHON=python3.12" >&2; \
+	  exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
 	$(PY) -m pip install -r requirements.txt -c constraints.txt
@@ -60,21 +70,24 @@ env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands d
 	@rm -f .venv/made-*
 	@touch $@
 
-reproduce: $(EXECUTED) ## run the notebooks whose sources changed; PARAMS=file.yml and BACKBONE=name set parameters
-	@echo "outputs/notebooks: $(words $(EXECUTED)) notebooks up to date; figures in outputs/figures, tables in outputs/tables"
+reproduce: $(EXECUTED) ## run the notebooks whose sources changed or results are gone; PARAMS=file.yml, BACKBONE=name
+	@echo "outputs/notebooks: $(words $(EXECUTED)) up to date; figures in outputs/figures, tables in outputs/tables"
+
+$(GONE): FORCE
 
 # Papermill saves as it goes along, so the unfinished notebook has another name; it is kept when a cell fails, and the
 # result of an earlier run is gone by then: nothing in outputs/notebooks looks done that is not.
-# The result carries the date of its start: what is edited during a run counts as newer.
+# The result carries the date of its start: what is edited during a run counts as newer. Beside it lies a list of the
+# figures and tables written since then: its own, and with -j those of its neighbours.
 # A static pattern rule: one that only matches would be passed over without a word if a source were missing.
 $(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
 	@echo "running $<"
-	@mkdir -p $(RESULTS)
 	@rm -f $@ $(@:.ipynb=.failed.ipynb)
 	@touch outputs/notebooks/.$*.started
 	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar --log-level WARNING \
 	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) $(if $(BACKBONE),-p backbone $(BACKBONE)) \
 	  || { echo "$< did not finish; what it got done is in $(@:.ipynb=.failed.ipynb)" >&2; exit 1; }
+	@find $(RESULTS) -type f -newer outputs/notebooks/.$*.started ! -name '.*' > outputs/notebooks/.$*.wrote
 	@touch -r outputs/notebooks/.$*.started $(@:.ipynb=.failed.ipynb)
 	@mv $(@:.ipynb=.failed.ipynb) $@
 	@rm -f outputs/notebooks/.$*.started
@@ -82,13 +95,12 @@ $(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(P
 # Rewritten only when it changes: a file that was taken away, or another parameter, is a change too. (The + runs it
 # under make -n as well, which would otherwise take it for changed.)
 outputs/notebooks/.inputs: FORCE
-	+@mkdir -p $(@D)
+	+@$(WRITABLE)
 	+@printf '%s\n' '$(SETTINGS)' $(SOURCES) | cmp -s - $@ || printf '%s\n' '$(SETTINGS)' $(SOURCES) > $@
 
-test: $(ENVIRONMENT) ## check style, then run the unit tests, the end-to-end tests and the notebooks (nbval)
+test: $(ENVIRONMENT) ## check style, then unit tests, end-to-end tests and the notebooks (nbval); outputs stay as they are
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	@mkdir -p $(RESULTS)
 	$(QUIET) $(PY) -m pytest
 
 format: $(ENVIRONMENT) ## format code and notebooks
@@ -101,14 +113,14 @@ lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make train MODELS=mini-cats
 	@for name in $(MODELS); do $(PY) -m lsvd.testbed.train $$name || exit 1; done
 
-measure: $(ENVIRONMENT) ## measure the shipped models: outputs/tables/reader.csv, backbones.csv, sample sheets
+measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
 	$(PY) -m lsvd.testbed.evaluate
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	$(PY) -m lsvd.bench
 
 bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
-	@mkdir -p $(RESULTS)
+	@$(WRITABLE)
 	$(if $(NOTEBOOKS),$(QUIET) $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS))
@@ -127,7 +139,7 @@ pins: ## resolve requirements.txt anew: rewrites constraints.txt and environment
 	mv .venv-pins/environment.yml environment.yml
 	rm -rf .venv-pins
 
-clean: ## remove caches and unfinished notebooks; results, weights, checkpoints and .venv stay
+clean: ## remove the tools' caches and unfinished notebooks; outputs, weights, checkpoints and .venv stay
 	rm -rf .pytest_cache .ruff_cache .hypothesis build lsvd.egg-info
 	rm -f outputs/notebooks/*.failed.ipynb outputs/notebooks/.*.started
 	find lsvd tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -1,6 +1,7 @@
 """Settings that the unit tests and the notebooks (checked by nbval) share."""
 
 import os
+import tempfile
 
 # All are inherited by the notebooks' kernels: progress bars and remarks must not end up in compared output.
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -9,6 +10,13 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # A backend chosen outside would keep a kernel from drawing inline, and its figures would be missing.
 os.environ.pop("MPLBACKEND", None)
+# Tests and notebooks write here, never over results that somebody made; all notebooks of one run share what they cache.
+_outputs = tempfile.TemporaryDirectory(prefix="lsvd-test-")
+os.environ["LSVD_OUTPUTS"] = _outputs.name
+
+
+def pytest_unconfigure():
+    _outputs.cleanup()
 
 
 def pytest_collectstart(collector):

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd.backbones import Backbone, check_seeds
+from lsvd.backbones import Backbone, check_seeds, mix
 from lsvd.schedulers import accepts, remembers, schedule, starting_at
 
 
@@ -255,7 +254,7 @@ def _walk(
 def _reseed(generators: list[torch.Generator], seeds: tuple[int, ...], step: int) -> None:
     """Seed each picture's generator for the noise of one step, by (seed, step) alone."""
     for generator, seed in zip(generators, seeds, strict=True):
-        generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        generator.manual_seed(mix(seed, step))
 
 
 def sample(

@@ -123,7 +123,7 @@ class TextDenoiser(Job):
             return (torch.cat(means) * vae.config.scaling_factor).half().cpu().numpy()
 
         home = self.runs / "data" / f"latents-{self.scene.name}-{len(self.data)}-{key}"
-        files = data.fill(home, -(-len(self.data) // data.CHUNK), encode, "encoding")
+        files = data.fill(home, -(-len(self.data) // data.CHUNK), encode, "encoding", progress=True)
         self.latents = data.Chunks(files, data.CHUNK, len(self.data))
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
@@ -159,7 +159,7 @@ class TextDenoiser(Job):
             (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")
 
     def shipped(self) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
+        return read_model(UNet2DConditionModel, self.folder / "unet", remedy(self.name))
 
 
 class PixelDenoiser(Job):
@@ -188,4 +188,4 @@ class PixelDenoiser(Job):
             DDPMPipeline(unet=half(self.model), scheduler=self.schedule).save_pretrained(new)
 
     def shipped(self) -> UNet2DModel:
-        return UNet2DModel.from_pretrained(self.folder / "unet", dtype=torch.float32)
+        return read_model(UNet2DModel, self.folder / "unet", remedy(self.name))

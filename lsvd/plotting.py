@@ -70,11 +70,6 @@ def save(fig: Figure, name: str) -> Path:
     return write_bytes(outputs("figures", f"{name.removesuffix('.png')}.png"), data.getvalue())
 
 
-def caption(fig: Figure, text: str) -> None:
-    """Put a caption under a figure: which of the paper's figures it is, and what to see."""
-    fig.supxlabel(text, fontsize=8, wrap=True)
-
-
 def to_array(pictures: Tensor) -> np.ndarray:
     """Pictures, shape (..., 3, H, W) in [0, 1], as an array of shape (..., H, W, 3) for matplotlib.
 
@@ -101,11 +96,11 @@ def sheet(
     if titles is not None and len(titles) != len(array):
         raise ValueError(f"there are {len(titles)} titles for {len(array)} pictures: give one each")
     columns = min(columns, len(array))
-    rows = -(-len(array) // columns)
     cells = [divmod(i, columns) for i in range(len(array))]
-    fig, ax, (height, width) = _mosaic(array, cells, rows, columns, size, 0.22 if titles else 0.04, title)
-    for text, (row, column) in zip(titles or (), cells, strict=bool(titles)):
-        ax.text((column + 0.5) * width, (row - 0.02) * height, text, ha="center", va="bottom", fontsize=7)
+    fig, ax, corners = _mosaic(array, cells, size, titled=titles is not None)
+    for text, (top, left) in zip(titles or (), corners, strict=titles is not None):
+        ax.text(left + array.shape[2] / 2, top - 0.02 * array.shape[1], text, ha="center", va="bottom", fontsize=7)
+    _fit(fig, ax, size / array.shape[2], title)
     return fig
 
 
@@ -126,40 +121,58 @@ def grid(
     for what, labels, count in (("rows", rows, array.shape[0]), ("columns", columns, array.shape[1])):
         if labels is not None and len(labels) != count:
             raise ValueError(f"there are {len(labels)} labels for {count} {what}: give one each")
-    shape = array.shape[:2]
-    cells = list(np.ndindex(*shape))
-    fig, ax, (height, width) = _mosaic(array.reshape(-1, *array.shape[2:]), cells, *shape, size, 0.04, title)
+    h, w = array.shape[2:4]
+    fig, ax, corners = _mosaic(array.reshape(-1, *array.shape[2:]), list(np.ndindex(array.shape[:2])), size)
     if rows is not None:
-        ax.set_yticks([(i + 0.48) * height for i in range(shape[0])], rows)
+        ax.set_yticks([top + h / 2 for top, left in corners if left == 0], rows)
     if columns is not None:
-        ax.set_xticks([(j + 0.48) * width for j in range(shape[1])], columns)
+        ax.set_xticks([left + w / 2 for top, left in corners if top == 0], columns)
+    _fit(fig, ax, size / w, title)
     return fig
 
 
 def _mosaic(
-    pictures: np.ndarray, cells: list[tuple[int, int]], rows: int, columns: int, size: float, gap: float, title: str
-) -> tuple[Figure, Axes, tuple[int, int]]:
-    """Paint pictures into the cells of one white canvas; returns figure, axes, and a cell's height and width in pixels.
+    pictures: np.ndarray, cells: list[tuple[int, int]], size: float, titled: bool = False
+) -> tuple[Figure, Axes, list[tuple[int, int]]]:
+    """Paint pictures into the cells of one white canvas; returns figure, axes, and each picture's top left pixel.
 
-    One image is drawn, not one a cell: a sheet of 64 takes no longer than a picture. `gap`, a part of the picture's
-    height, is left under each cell for the next one's title.
+    One image is drawn, not one a cell: a sheet of 64 takes no longer than a picture. `titled` leaves room for a line of
+    text above each row.
     """
     h, w = pictures.shape[1:3]
-    height, width = h + max(1, round(gap * h)), w + max(1, round(0.04 * w))
-    canvas = np.ones((rows * height, columns * width, 3), dtype=np.float32)
-    for picture, (row, column) in zip(pictures, cells, strict=True):
-        canvas[row * height : row * height + h, column * width : column * width + w] = picture
+    gap = max(1, round(0.04 * w))
+    above = round(0.2 * w / size) if titled else 0  # a line of text is as high on small pictures as on large ones
+    corners = [(above + row * (above + h + gap), column * (w + gap)) for row, column in cells]
+    height, width = (max(starts) + side for starts, side in zip(zip(*corners, strict=True), (h, w), strict=True))
+    canvas = np.ones((height, width, 3), dtype=np.float32)
+    for picture, (top, left) in zip(pictures, corners, strict=True):
+        canvas[top : top + h, left : left + w] = picture
     with mpl.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(columns * size + 0.6, rows * size * height / width + 0.4))
-        ax.imshow(canvas)
+        fig, ax = plt.subplots(layout="none")
+        ax.imshow(canvas, extent=(0, width, height, 0))
         ax.grid(False)
         ax.spines[:].set_visible(False)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
-        if title:
-            fig.suptitle(title, fontsize=10)
-    return fig, ax, (height, width)
+    return fig, ax, corners
+
+
+def _fit(fig: Figure, ax: Axes, scale: float, title: str) -> None:
+    """Give the figure a title and the size of its canvas, `scale` inches a pixel, and of the labels about it."""
+    height, width = (side * scale for side in ax.images[0].get_size())
+    with mpl.rc_context(STYLE):
+        ax.set_title(title, fontsize=10)
+    fig.set_size_inches(width, height)
+    ax.set_position((0, 0, 1, 1))
+    box = ax.get_tightbbox().transformed(fig.dpi_scale_trans.inverted())
+    # to the twentieth of an inch: fonts of another version are a little wider
+    left, bottom, right, top = (
+        np.ceil(20 * max(0, part) + 0.8) / 20 for part in (-box.x0, -box.y0, box.x1 - width, box.y1 - height)
+    )
+    whole = width + left + right, height + bottom + top
+    fig.set_size_inches(*whole)
+    ax.set_position((left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]))
 
 
 def framework(edit: Edit, backbone: Backbone, index: int = 0, channel: int = 0) -> Figure:

@@ -50,16 +50,45 @@ def test_an_outputs_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_sheet_puts_each_picture_in_its_place():
     pictures = torch.stack([torch.full((3, 10, 10), i / 10) for i in range(5)])
-    fig = plotting.sheet(pictures, columns=3)
-    canvas = drawn(fig)
-    height, width = canvas.shape[0] // 2, canvas.shape[1] // 3
+    canvas = drawn(plotting.sheet(pictures, columns=3))
+    assert canvas.shape == (21, 32, 3), "rows and columns of 10 pixels, 1 between them, none around"
     for i in range(5):
         row, column = divmod(i, 3)
-        cell = canvas[row * height : row * height + 10, column * width : column * width + 10]
-        assert np.allclose(cell, i / 10)
-    assert np.all(canvas[height:, 2 * width :] == 1)
+        assert np.allclose(canvas[row * 11 : row * 11 + 10, column * 11 : column * 11 + 10], i / 10)
+    assert np.all(canvas[11:, 22:] == 1) and np.all(canvas[10] == 1) and np.all(canvas[:, 10] == 1)
     titled = plotting.sheet(pictures, [f"seed {i}" for i in range(5)], columns=3, title="seeds")
     assert [t.get_text() for t in titled.axes[0].texts] == [f"seed {i}" for i in range(5)]
+    assert titled.axes[0].get_title() == "seeds"
+    for i, text in enumerate(titled.axes[0].texts):
+        x, y = text.get_position()
+        # right below the title, its own picture
+        assert np.allclose(drawn(titled)[int(y) + 1, int(x)], i / 10)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("pixels", [8, 128])
+@pytest.mark.parametrize("size", [0.5, 0.9, 2.0])
+def test_figures_are_as_large_as_what_is_in_them(count, pixels, size):
+    """No blank bands about the pictures, nothing cut off, and pictures as wide as asked for."""
+    black, names = torch.zeros(count, 3, pixels, pixels), [f"a long name {i}" for i in range(count)]
+    figures = [
+        plotting.sheet(black, size=size),
+        plotting.sheet(black, [str(i) for i in range(count)], columns=2, size=size, title="Title"),
+        plotting.grid(black[:, None], size=size),
+        plotting.grid(black[:, None], names, ["x"], size=size, title="Title that is wider than the picture"),
+        plotting.grid(black[None], ["row"], size=size),
+    ]
+    for fig in figures:
+        fig.canvas.draw()
+        dark = np.asarray(fig.canvas.buffer_rgba())[..., :3].min(-1) < 128
+        for axis in (0, 1):
+            inked = np.flatnonzero(dark.any(axis)) / fig.dpi
+            blank = [inked[0], dark.shape[1 - axis] / fig.dpi - inked[-1]]
+            assert 0 < min(blank) and max(blank) < 0.15, "a band at the edge"
+            assert np.diff(inked, prepend=inked[0]).max() < max(0.3, 0.2 * size), "a band between"
+        [ax] = fig.axes
+        left, right = ax.transData.transform([(0, 0), (pixels, 0)])[:, 0] / fig.dpi
+        assert right - left == pytest.approx(size, rel=1e-3)
 
 
 def test_grid_labels_rows_and_columns():
@@ -76,7 +105,6 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
     backbone = text_to_image()
     edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), tx=tx, dtau=dtau, steps=steps)
     fig = plotting.framework(edit, backbone, index=1, channel=2)
-    plotting.caption(fig, "Figure 1 of the paper, from a run of the tiny model.")
     fig.canvas.draw()
     shown = [image.get_array() for ax in fig.findobj(plt.Axes) for image in ax.images]
     for walk in (edit.source, edit.target, edit.edited):

@@ -166,12 +166,10 @@ def _fit(fig: Figure, ax: Axes, scale: float, title: str) -> None:
     fig.set_size_inches(width, height)
     ax.set_position((0, 0, 1, 1))
     box = ax.get_tightbbox().transformed(fig.dpi_scale_trans.inverted())
-    # to the twentieth of an inch: fonts of another version are a little wider
-    left, bottom, right, top = (
-        np.ceil(20 * max(0, part) + 0.8) / 20 for part in (-box.x0, -box.y0, box.x1 - width, box.y1 - height)
-    )
-    whole = width + left + right, height + bottom + top
-    fig.set_size_inches(*whole)
+    left, bottom, right, top = (0.04 + max(0, x) for x in (-box.x0, -box.y0, box.x1 - width, box.y1 - height))
+    # to the twentieth of an inch: stored notebooks tell a figure's size
+    whole = np.ceil(20 * np.array([left + width + right, bottom + height + top])) / 20
+    fig.set_size_inches(whole)
     ax.set_position((left / whole[0], bottom / whole[1], width / whole[0], height / whole[1]))
 
 

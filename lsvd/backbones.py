@@ -54,10 +54,10 @@ class Entry:
 REGISTRY: dict[str, Entry] = {
     entry.name: entry
     for entry in (
-        Entry("mini-sd", "text-to-image", "mini-sd", "Stable Diffusion 2.1", 128, 30, guidance=3.0, tx=0.3, k=12),
-        Entry("mini-portraits", "unconditional", "mini-portraits", "google/ddpm-ema-celebahq-256", 64, 30),
-        Entry("mini-cats", "unconditional", "mini-cats", "google/ddpm-ema-cat-256", 64, 30),
-        Entry("mini-churches", "unconditional", "mini-churches", "google/ddpm-ema-church-256", 64, 30),
+        Entry("mini-sd", "text-to-image", "mini-sd", "Stable Diffusion 2.1", 128, 25, guidance=3.0, tx=0.3, k=12),
+        Entry("mini-portraits", "unconditional", "mini-portraits", "google/ddpm-ema-celebahq-256", 64, 25),
+        Entry("mini-cats", "unconditional", "mini-cats", "google/ddpm-ema-cat-256", 64, 25),
+        Entry("mini-churches", "unconditional", "mini-churches", "google/ddpm-ema-church-256", 64, 25),
     )
 }
 

@@ -35,7 +35,7 @@ def folder(saved, tmp_path, monkeypatch):
 def test_registered_names_load(folder):
     backbone = backbones.load("mini-sd")
     assert (backbone.name, backbone.kind, backbone.latent_shape) == ("mini-sd", "text-to-image", (4, 8, 8))
-    assert backbone.entry.steps == 30 and backbone.dtype == torch.float32 and backbone.device.type == "cpu"
+    assert backbone.entry.steps == 25 and backbone.dtype == torch.float32 and backbone.device.type == "cpu"
     assert backbone.words == set(WORDS)
     mine = text_to_image()
     noise = mine.noise([1, 2])

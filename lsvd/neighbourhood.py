@@ -38,7 +38,7 @@ def bases(codes: Tensor, k: int, side: Side = "left") -> Tensor:
 def distances(codes: Tensor, k: int, side: Side = "left") -> Tensor:
     """Distances of all pairs of timesteps, shape (n, n, B), for codes of shape (n, B, C, H, W). Raises as `bases`."""
     A = bases(codes, k, side)
-    return geodesic.pairwise(A).mean(-1) / geodesic.largest(k, A.shape[-2])
+    return _fraction(geodesic.pairwise(A).mean(-1), A)
 
 
 def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
@@ -49,14 +49,20 @@ def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
     if codes.shape[1] < 2:
         raise ValueError("one picture has no other to be compared with: take two seeds or more")
     A = bases(codes, k, side)
-    return geodesic.distance(A, A.roll(1, dims=1)).mean(-1) / geodesic.largest(k, A.shape[-2])
+    return _fraction(geodesic.distance(A, A.roll(1, dims=1)).mean(-1), A)
 
 
 def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 500, seed: int = 0) -> Interval:
     """Mean distance of independent, uniformly distributed subspaces, for channels of shape (H, W)."""
     n = shape[0] if side == "left" else shape[1]
     A, B = geodesic.random_subspaces((2, pairs), n, k, torch.Generator().manual_seed(seed))
-    return mean(geodesic.distance(A, B) / geodesic.largest(k, n))
+    return mean(_fraction(geodesic.distance(A, B), A))
+
+
+def _fraction(d: Tensor, A: Tensor) -> Tensor:
+    """Distances of bases, shape (..., n, k), by the largest there is; 0 where both are the whole space, k = n."""
+    n, k = A.shape[-2:]
+    return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
 
 
 def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool) -> Tensor:

@@ -4,9 +4,11 @@ import csv
 
 import pytest
 import torch
+from tiny import KINDS
 
-from lsvd import neighbourhood, verdicts
+from lsvd import geodesic, neighbourhood, verdicts
 from lsvd.measure import Interval
+from lsvd.trajectory import run
 
 
 def codes(n=5, B=3, C=2, H=12, W=10, seed=0):
@@ -41,6 +43,33 @@ def test_one_side_alone_can_turn():
     Q = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1))).Q
     x[1] = Q @ x[0]
     assert neighbourhood.distances(x, 3, "right")[0, 1] < 1e-4 < 0.3 < neighbourhood.distances(x, 3, "left")[0, 1]
+
+
+def test_the_whole_space_is_one():
+    x = codes()
+    assert neighbourhood.distances(x, 10, "right").max() == 0 < neighbourhood.distances(x, 10, "left").max()
+    assert neighbourhood.between_pictures(x, 10, "right").max() == 0
+    assert neighbourhood.by_chance((12, 10), 10, "right") == Interval(0, 0, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_beside_all_its_nulls(kind):
+    model, prompt = KINDS[kind](), "a person" if kind == "text-to-image" else None
+    walk, other = (run(model, prompt, range(3), steps=5, eta=eta) for eta in (0.0, 1.0))
+    found = neighbourhood.against_nulls(model, walk, other, k=3)
+    assert found.D.shape == found.stochastic.shape == found.fresh.shape == found.shared.shape == (6, 6, 3)
+    assert found.others.shape == (6, 3)
+    means, excess = found.means(), found.excess()
+    for null, value in excess.items():
+        assert value.value == pytest.approx(means["model"].value - means[null].value, abs=1e-6)
+    # both start from the same noise, and both kinds of added noise end in the same picture
+    added = {fresh: neighbourhood.noised(model, walk, fresh=fresh) for fresh in (True, False)}
+    assert torch.equal(walk.codes[0], other.codes[0])
+    assert torch.equal(added[True][-1], walk.final) and torch.equal(added[False][-1], walk.final)
+    # at the first timestep hardly anything but the noise is left: its own, or another
+    start = [neighbourhood.bases(x, 3) for x in (walk.codes[0], added[False][0], added[True][0])]
+    own, fresh = (geodesic.distance(start[0], each).mean() for each in start[1:])
+    assert own < 0.5 * fresh
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The README's table of models is the measured one, number for number."""
+"""The README's tables are the measured ones, number for number."""
 
 import re
 from pathlib import Path
@@ -8,27 +8,32 @@ import pytest
 from lsvd.testbed import report
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "outputs" / "tables" / "backbones.csv"  # the committed one, wherever tests write to
 ROW = {"backbone": "a", "measure": "m", "value": "0.5", "low": "0.25", "high": "0.7512", "floor": "", "n": "9"}
 
 
-def in_readme(text):
+@pytest.fixture
+def committed(monkeypatch):
+    """Tables are the committed ones, wherever tests write to."""
+    monkeypatch.setenv("LSVD_OUTPUTS", str(ROOT / "outputs"))
+
+
+def in_readme(text, name="backbones"):
     """The table between the README's two marks, or None."""
-    found = re.findall(r"^<!-- backbones -->$(.*?)^<!-- /backbones -->$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^<!-- {name} -->$(.*?)^<!-- /{name} -->$", text, re.MULTILINE | re.DOTALL)
     return found[0].strip() if len(found) == 1 else None
 
 
-def test_the_readme_has_the_numbers_of_the_table():
-    expected = report.markdown(report.read(TABLE))
-    assert in_readme((ROOT / "README.md").read_text(encoding="utf-8")) == expected, (
-        "README.md and outputs/tables/backbones.csv differ: paste the output of `python -m lsvd.testbed.report` "
-        "between the lines <!-- backbones --> and <!-- /backbones -->"
+@pytest.mark.parametrize("name", report.TABLES)
+def test_the_readme_has_the_numbers_of_the_table(name, committed):
+    expected = report.markdown(name, report.read(name))
+    assert in_readme((ROOT / "README.md").read_text(encoding="utf-8"), name) == expected, (
+        f"README.md and outputs/tables/{name}.csv differ: paste the output of `python -m lsvd.testbed.report {name}`"
     )
 
 
-def test_a_row_for_each_row():
-    rows = report.read(TABLE)
-    lines = report.markdown(rows).splitlines()
+def test_a_row_for_each_row(committed):
+    rows = report.read("backbones")
+    lines = report.markdown("backbones", rows).splitlines()
     assert len(lines) == 2 + len(rows) and len({line.count("|") for line in lines}) == 1
     for row, line in zip(rows, lines[2:], strict=True):
         told = re.findall(r"\d+\.\d+", line.split("|")[3] + line.split("|")[4])
@@ -45,7 +50,8 @@ def test_a_row_for_each_row():
         ({"value": "1.0000", "low": "0.9901", "high": "1.0000"}, "| a | m | 1.000 [0.990, 1.000] | |"),
         ({"high": "1.0001"}, "| a | m | 0.5 [0.3, 1.0] | |"),
         ({"value": "0.4175", "low": "0.4174"}, "| a | m | 0.418 [0.417, 0.751] | |"),
-        ({"low": "-0.25"}, "| a | m | 0.5 [-0.3, 0.8] | |"),
+        ({"low": "-0.25"}, "| a | m | 0.500 [-0.250, 0.751] | |"),
+        ({"value": "", "low": "", "high": ""}, "| a | m | | |"),
         (
             {"value": "60.3162", "low": "52.05", "high": "71.98", "floor": "15.8679"},
             "| a | m | 60.3 [52.1, 72.0] | 15.9 |",
@@ -53,28 +59,31 @@ def test_a_row_for_each_row():
     ],
 )
 def test_the_one_rule_of_decimals(changes, line):
-    assert report.markdown([{**ROW, **changes}]).splitlines()[2] == line
+    assert report.markdown("backbones", [{**ROW, **changes}]).splitlines()[2] == line
 
 
 def test_what_is_no_number_is_refused():
     for bad in ({"value": "nan"}, {"high": "inf"}, {"floor": "inf"}, {"low": "few"}):
         with pytest.raises(ValueError, match="no finite number|convert"):
-            report.markdown([{**ROW, **bad}])
+            report.markdown("backbones", [{**ROW, **bad}])
 
 
 def test_the_command_prints_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
     table = tmp_path / "tables" / "backbones.csv"
     with pytest.raises(SystemExit, match="there is no .*backbones.csv: run make measure"):
-        report.main()
+        report.main(["backbones"])
+    with pytest.raises(SystemExit, match="no table 'frontbones': choose from"):
+        report.main(["frontbones"])
     table.parent.mkdir()
     table.write_text(",".join(ROW) + "\n" + ",".join(ROW.values()) + "\n")
-    assert report.main() == 0
-    assert capsys.readouterr().out.splitlines()[2:] == ["| a | m | 0.500 [0.250, 0.751] | |"]
+    assert report.main(["backbones"]) == 0
+    printed = capsys.readouterr().out
+    assert in_readme(printed).splitlines()[2:] == ["| a | m | 0.500 [0.250, 0.751] | |"]
     for damaged in ("", "backbone,measure\na,m\n", table.read_text() + "a,m,0.5\n"):
         table.write_text(damaged)
         with pytest.raises(SystemExit, match="damaged"):
-            report.main()
+            report.main(["backbones"])
 
 
 def test_the_marks_are_found_once():

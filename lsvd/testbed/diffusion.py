@@ -45,7 +45,7 @@ with that size. A deterministic sampler carries one noise through all its steps:
 over grows from step to step, and is there in the picture.
 """
 
-SIZE_WEIGHT = 256.0
+SIZE_WEIGHT = 64.0
 """Weight of an error in the noise's size (see size_loss): it is one number among 12,288, but it adds up over steps."""
 
 

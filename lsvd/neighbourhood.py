@@ -2,8 +2,8 @@
 
 The subspaces are spanned by the leading k singular vectors of each channel of x_t, left or right (Wang et al. 2025,
 arXiv 2502.02225, Figure 5). Distances are fractions of the largest possible geodesic distance, means over channels.
-Chance alone, other pictures at the same timestep, and noise added to the final picture are what they are to be held
-against: a deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
+Chance alone, other pictures at the same timestep, and noise added to a picture are what they are to be held against: a
+deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 from lsvd import geodesic
 from lsvd.backbones import Backbone
 from lsvd.measure import Interval, mean
+from lsvd.schedulers import schedule
 from lsvd.svd import svd
 from lsvd.trajectory import Trajectory
 
@@ -49,7 +50,7 @@ def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
     if codes.shape[1] < 2:
         raise ValueError("one picture has no other to be compared with: take two seeds or more")
     A = bases(codes, k, side)
-    return _fraction(geodesic.distance(A, A.roll(1, dims=1)).mean(-1), A)
+    return _fraction(geodesic.distance(A, A.roll(-1, dims=1)).mean(-1), A)
 
 
 def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 500, seed: int = 0) -> Interval:
@@ -65,18 +66,28 @@ def _fraction(d: Tensor, A: Tensor) -> Tensor:
     return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
 
 
-def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool) -> Tensor:
-    """The final codes of a trajectory with noise added as in training, in the shape of walk.codes, (n + 1, B, C, H, W).
+def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
+    """Final codes with noise added by the scheduler's forward process, in the shape of walk.codes, (n + 1, B, C, H, W).
 
-    Fresh noise for each timestep and picture, or else one for all timesteps: the noise that the picture was drawn
-    from. The model has no part in these codes but through the final picture.
+    fresh: another noise for each timestep and picture, instead of one for all timesteps, that which the walk started
+    from. other: the final code of the batch's next picture instead of its own. Its own picture with its own noise is a
+    blend of the walk's two ends, and the model made that end of that noise; with another picture, noise alone is what
+    the timesteps share.
+
+    Raises ValueError for a walk that was taken up on the way, and with `other` for a batch of one.
     """
     seeds, codes = walk.settings.seeds, []
+    if walk.timesteps[0] != schedule(backbone.scheduler, walk.settings.steps)[0][0]:
+        raise ValueError("a trajectory taken up on the way does not hold its first noise: give the whole one")
+    if other and len(seeds) < 2:
+        raise ValueError("one picture has no other to put in its place: take two seeds or more")
+    final = walk.final.roll(-1, dims=0) if other else walk.final
+    own = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
     for i, t in enumerate(walk.timesteps):
-        own = [FRESH + len(walk.timesteps) * seed + i for seed in seeds] if fresh else seeds
-        noise = backbone.noise(own).to(walk.final)
-        codes.append(backbone.scheduler.add_noise(walk.final, noise, t.expand(len(seeds))))
-    return torch.stack([*codes, walk.final])
+        numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
+        noise = backbone.noise(numbers).to(final) if fresh else own
+        codes.append(backbone.scheduler.add_noise(final, noise, t.expand(len(seeds))))
+    return torch.stack([*codes, final])
 
 
 def over_pairs(D: Tensor) -> Tensor:
@@ -104,6 +115,7 @@ class Neighbourhood:
     stochastic: Tensor
     fresh: Tensor
     shared: Tensor
+    mixed: Tensor
     others: Tensor
     chance: Interval
 
@@ -113,6 +125,7 @@ class Neighbourhood:
             "model": mean(over_pairs(self.D)),
             "model, eta = 1": mean(over_pairs(self.stochastic)),
             "its noise added to x_0": mean(over_pairs(self.shared)),
+            "its noise, another's x_0": mean(over_pairs(self.mixed)),
             "fresh noise added to x_0": mean(over_pairs(self.fresh)),
             "other pictures": mean(self.others.mean(0)),
             "chance": self.chance,
@@ -123,6 +136,7 @@ class Neighbourhood:
         own = over_pairs(self.D)
         return {
             "its noise added to x_0": mean(own - over_pairs(self.shared)),
+            "its noise, another's x_0": mean(own - over_pairs(self.mixed)),
             "fresh noise added to x_0": mean(own - over_pairs(self.fresh)),
             "other pictures": mean(own - self.others.mean(0)),
             "chance": mean(own - self.chance.value),
@@ -134,13 +148,17 @@ def against_nulls(
 ) -> Neighbourhood:
     """All of it for one backbone: a deterministic and a stochastic (eta = 1) trajectory of the same seeds.
 
-    Raises ValueError as `bases` and `between_pictures`.
+    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `noised`.
     """
+    s, other = walk.settings, stochastic.settings
+    if s.seeds != other.seeds or s.prompts != other.prompts or (s.eta, other.eta) != (0, 1):
+        raise ValueError("the two trajectories are not of the same seeds and prompts, one at eta 0 and one at eta 1")
     return Neighbourhood(
         D=distances(walk.codes, k, side),
         stochastic=distances(stochastic.codes, k, side),
         fresh=distances(noised(backbone, walk, fresh=True), k, side),
-        shared=distances(noised(backbone, walk, fresh=False), k, side),
+        shared=distances(noised(backbone, walk), k, side),
+        mixed=distances(noised(backbone, walk, other=True), k, side),
         others=between_pictures(walk.codes, k, side),
         chance=by_chance(walk.codes.shape[-2:], k, side),
     )

@@ -27,5 +27,5 @@ def record(claim: str, backbone: str, effect: Interval, null: float, said: str) 
     if said not in (HOLDS, IN_PART, NOT):
         raise ValueError(f"{said!r} is no verdict: choose from {HOLDS}, {IN_PART}, {NOT}")
     numbers = {"effect": effect.value, "low": effect.low, "high": effect.high, "null": null}
-    row = {"claim": claim, "backbone": backbone, **{name: f"{x:.4f}" for name, x in numbers.items()}, "verdict": said}
+    row = {"claim": claim, "backbone": backbone, **{name: f"{x:.6f}" for name, x in numbers.items()}, "verdict": said}
     return update_csv(outputs("tables", "verdicts.csv"), [row], ["claim", "backbone"])

@@ -8,7 +8,7 @@ from tiny import KINDS
 
 from lsvd import geodesic, neighbourhood, verdicts
 from lsvd.measure import Interval
-from lsvd.trajectory import run
+from lsvd.trajectory import resume, run
 
 
 def codes(n=5, B=3, C=2, H=12, W=10, seed=0):
@@ -57,19 +57,33 @@ def test_a_model_beside_all_its_nulls(kind):
     model, prompt = KINDS[kind](), "a person" if kind == "text-to-image" else None
     walk, other = (run(model, prompt, range(3), steps=5, eta=eta) for eta in (0.0, 1.0))
     found = neighbourhood.against_nulls(model, walk, other, k=3)
-    assert found.D.shape == found.stochastic.shape == found.fresh.shape == found.shared.shape == (6, 6, 3)
+    parts = (found.D, found.stochastic, found.fresh, found.shared, found.mixed)
+    assert {part.shape for part in parts} == {(6, 6, 3)}
     assert found.others.shape == (6, 3)
     means, excess = found.means(), found.excess()
     for null, value in excess.items():
         assert value.value == pytest.approx(means["model"].value - means[null].value, abs=1e-6)
     # both start from the same noise, and both kinds of added noise end in the same picture
     added = {fresh: neighbourhood.noised(model, walk, fresh=fresh) for fresh in (True, False)}
+    mixed = neighbourhood.noised(model, walk, other=True)
+    assert torch.equal(mixed[-1, 0], walk.final[1])
     assert torch.equal(walk.codes[0], other.codes[0])
     assert torch.equal(added[True][-1], walk.final) and torch.equal(added[False][-1], walk.final)
     # at the first timestep hardly anything but the noise is left: its own, or another
     start = [neighbourhood.bases(x, 3) for x in (walk.codes[0], added[False][0], added[True][0])]
     own, fresh = (geodesic.distance(start[0], each).mean() for each in start[1:])
     assert own < 0.5 * fresh
+
+
+def test_trajectories_that_do_not_fit_are_refused():
+    model = KINDS["unconditional"]()
+    walk, other, one = (run(model, None, seeds, steps=4, eta=eta) for seeds, eta in (((0, 1), 0), ((0, 2), 1), (0, 0)))
+    with pytest.raises(ValueError, match="not of the same seeds"):
+        neighbourhood.against_nulls(model, walk, other, k=2)
+    with pytest.raises(ValueError, match="give the whole one"):
+        neighbourhood.noised(model, resume(model, walk, walk.timesteps[2]))
+    with pytest.raises(ValueError, match="two seeds or more"):
+        neighbourhood.noised(model, one, other=True)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +116,4 @@ def test_verdicts_are_computed_and_replaced(tmp_path, monkeypatch):
         rows = {(r["claim"], r["backbone"]): r for r in csv.DictReader(file)}
     assert len(rows) == 2 and rows["small", "a"]["verdict"] == verdicts.NOT
     assert list(rows["small", "a"]) == ["claim", "backbone", "effect", "low", "high", "null", "verdict"]
-    assert rows["small", "a"]["effect"] == "0.9000"
+    assert rows["small", "a"]["effect"] == "0.900000"

@@ -23,12 +23,18 @@ def in_readme(text, name="backbones"):
     return found[0].strip() if len(found) == 1 else None
 
 
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
 @pytest.mark.parametrize("name", report.TABLES)
 def test_the_readme_has_the_numbers_of_the_table(name, committed):
-    expected = report.markdown(name, report.read(name))
-    assert in_readme((ROOT / "README.md").read_text(encoding="utf-8"), name) == expected, (
-        f"README.md and outputs/tables/{name}.csv differ: paste the output of `python -m lsvd.testbed.report {name}`"
-    )
+    expected, told = report.markdown(name, report.read(name)), in_readme((ROOT / "README.md").read_text("utf-8"), name)
+    sentence = f"README.md and {name}.csv differ: paste the output of `python -m lsvd.testbed.report {name}`"
+    assert told and NUMBER.sub("#", told) == NUMBER.sub("#", expected), sentence
+    # notebooks write theirs anew wherever they run, and another machine rounds otherwise
+    tolerance = 0 if name == "backbones" else 0.02
+    numbers = [[float(x) for x in NUMBER.findall(text)] for text in (told, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=0, abs=tolerance), sentence
 
 
 def test_a_row_for_each_row(committed):

@@ -28,7 +28,7 @@ def test_methods_make_codes_of_their_names():
 
 def test_every_method_is_tried_at_every_timestep(monkeypatch):
     monkeypatch.setattr(sweep, "methods", lambda: {"all of z": lambda x, z: z})
-    found = list(sweep.sweep(text_to_image(), "an old person", {"age": "old"}, (100, 101, 102), (1.0, 0.3)))
+    found = list(sweep.sweep(text_to_image(), "an old person", {"age": "old"}, (100, 101, 102), (1.0, 0.3), dtau=0))
     assert [(name, tx) for name, tx, _ in found] == [
         ("target prompt", 1.0),
         ("all of z", 1.0),
@@ -64,6 +64,12 @@ def test_the_command_writes_its_table(elsewhere, monkeypatch):
     assert len(rows) == 1 + len(sweep.methods()) + 1
     assert {row["target"] for row in rows} == {"an old person"}
     assert all(0 <= float(row["side low"]) <= float(row["side"]) <= float(row["side high"]) <= 1 for row in rows)
+
+
+def test_a_z_off_the_schedule_is_refused():
+    model, wanted = text_to_image(), {"age": "old"}
+    with pytest.raises(ValueError, match="leaves the schedule"):
+        list(sweep.sweep(model, "an old person", wanted, (100, 101), (1.0,), dtau=1))
 
 
 def test_models_without_prompts_are_refused(monkeypatch):

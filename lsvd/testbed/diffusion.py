@@ -35,7 +35,7 @@ noise").
 """
 
 PIXEL_GAMMA = 20.0
-"""The same for the pixel models: with 5 the last steps of sampling leave grain."""
+"""GAMMA of the pixel models: with 5 the last steps of sampling leave grain."""
 
 SIZE_SPREAD = 0.05
 """Standard deviation of the logarithm of the noise's size, in training of the pixel models.

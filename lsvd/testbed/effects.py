@@ -23,8 +23,8 @@ class Effects:
 def effects(before: Reading, after: Reading, scene: Scene, wanted: dict[str, str]) -> Effects:
     """The effects of an edit of n pictures towards levels of categorical factors, such as {"age": "old"}.
 
-    A side effect is counted over the factors that can be seen both before and after. Raises ValueError for a factor or
-    level that the scene does not have, and for readings of different or fewer than two pictures.
+    A side effect is counted over the factors that can be seen both before and after. Raises KeyError for a factor or
+    level that the scene does not have, and ValueError for readings of different or fewer than two pictures.
     """
     if not wanted:
         raise ValueError("an edit of nothing has no effects: name a factor and its level")

@@ -21,6 +21,7 @@ TABLES: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "target": "target",
         "method": "method",
         "success [95% interval]": ("success", "low", "high"),
+        "seeds": "n",
         "side effects [95% interval]": ("side effects", "side low", "side high"),
     },
     "verdicts": {
@@ -51,8 +52,8 @@ def markdown(name: str, rows: Iterable[Mapping[str, str]]) -> str:
     """Rows of a table as Markdown, one line each.
 
     A number has three decimals where all of its line's first interval lies in [-1, 1], as shares do; one otherwise.
-    Halves are rounded up. An interval that was not measured stays empty. Raises ValueError for what is no finite
-    number.
+    Halves are rounded away from zero. An interval that was not measured stays empty. Raises ValueError for what is no
+    finite number.
     """
     columns = TABLES[name]
     first = next(column for column in columns.values() if not isinstance(column, str))

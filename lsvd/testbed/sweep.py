@@ -1,6 +1,6 @@
 """Try settings of an edit on seeds kept for choosing: python -m lsvd.testbed.sweep [NAME].
 
-For each target prompt, each timestep Tx and each way of bringing the target in, outputs/tables/sweep.csv gets success
+For each target prompt asked for, each timestep Tx and each way of bringing it in, outputs/tables/sweep.csv gets success
 and side effects, as a reader counts them on seeds 100 to 123. The defaults of lsvd.backbones are chosen from it;
 what is reported elsewhere is measured on other seeds. Attribute Vector Integration at several k stands beside its
 controls: the target prompt from Tx on (prompt switching), and linear interpolation of the two codes (lerp).
@@ -78,7 +78,10 @@ def sweep(
     with tqdm(total=len(txs) * (len(makers) + 1), desc=target, disable=not progress, leave=False) as bar:
         for tx in txs:
             t = x_walk.nearest(tx)
-            x, z = x_walk.at(t), z_walk.codes[x_walk.index(t) - dtau]
+            place = x_walk.index(t) - dtau  # larger t comes first
+            if not 0 <= place < len(x_walk.timesteps):
+                raise ValueError(f"dtau = {dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
+            x, z = x_walk.at(t), z_walk.codes[place]
             for name, make in makers.items():
                 yield name, tx, count(trajectory.resume(backbone, x_walk, t, make(x, z)).final)
                 bar.update()
@@ -87,12 +90,13 @@ def sweep(
             bar.update()
 
 
-def row(backbone: str, target: str, method: str, tx: float, found: Effects) -> dict[str, str]:
+def row(entry: backbones.Entry, target: str, method: str, tx: float, found: Effects) -> dict[str, str]:
     """A line of sweep.csv. Success is empty where all pictures had the attribute before."""
     success, side = found.success, found.side
     none = ("", "", "")
     columns = ("success", "low", "high")
-    line = {"backbone": backbone, "target": target, "method": method, "tx": f"{tx:g}", "n": str(found.lacking)}
+    line = {"backbone": entry.name, "steps": str(entry.steps), "guidance": f"{entry.guidance:g}"}
+    line |= {"target": target, "method": method, "tx": f"{tx:g}", "dtau": str(entry.dtau), "n": str(found.lacking)}
     line |= dict(zip(columns, _texts(success) if success else none, strict=True))
     return line | dict(zip(("side", "side low", "side high"), _texts(side), strict=True))
 
@@ -115,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError("only a text-to-image model whose pictures the reader knows has edits to sweep")
         for target in options.target or TARGETS:
             found = [
-                row(backbone.name, target, *rest)
+                row(backbone.entry, target, *rest)
                 for rest in sweep(backbone, target, TARGETS[target], SEEDS, TX, progress=True)
             ]
             update_csv(outputs("tables", "sweep.csv"), found, ["target", "backbone"], TARGETS)

@@ -229,7 +229,10 @@ def test_weights_are_small_and_plain():
             with safe_open(path, framework="pt") as tensors:
                 assert len(list(tensors.keys())) > 0
         elif path.suffix == ".json":
-            json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            json.loads(text)
+            # diffusers notes the folder that a part was read from
+            assert machine_paths(text) == [] and "_name_or_path" not in text, path
         else:
             path.read_text(encoding="utf-8")
 

@@ -311,6 +311,8 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
     with torch.no_grad():
         latents = pipe.vae.encode(x * 2 - 1).latent_dist.mean * pipe.vae.config.scaling_factor
     assert latents.shape == (16, 4, 32, 32) and latents.std().item() == pytest.approx(1, abs=0.05)
+    configs = [path.read_text() for path in (tmp_path / "weights" / "mini-sd").rglob("*.json")]
+    assert configs and not [text for text in configs if str(tmp_path) in text]  # nothing of where it was made
     words = (tmp_path / "weights" / "mini-sd" / "vocabulary.txt").read_text().split()
     assert words == sorted(set(captions.words()))
 

@@ -20,7 +20,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 from lsvd.files import replace_folder
 from lsvd.folders import read_model, read_tokenizer
 from lsvd.testbed import captions, data, models
-from lsvd.testbed.jobs import Job, half, newer, remedy, save_transformer, token_ids
+from lsvd.testbed.jobs import Job, forget_origin, half, newer, remedy, save_transformer, token_ids
 
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
@@ -154,6 +154,7 @@ class TextDenoiser(Job):
         )
         with replace_folder(self.folder) as new:
             pipeline.save_pretrained(new)
+            forget_origin(new / "vae")
             shutil.rmtree(new / "text_encoder")
             save_transformer(text, new / "text_encoder")
             (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")

@@ -4,6 +4,7 @@ A job has a `model`; prepare() gets its data; loss(step, generator) draws all th
 export() writes the model into a folder, in float16, whole or not at all.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -342,3 +343,11 @@ def save_transformer(model: nn.Module, folder: Path) -> None:
     copy.save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"float16"', '"float32"'))
+
+
+def forget_origin(folder: Path) -> None:
+    """Take out of a saved model's configuration the folder that it was read from, which diffusers notes there."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -50,8 +50,8 @@ class Entry:
     k: int = 6
 
 
-# mini-sd's tx and k were chosen by a reader's success and side effects on seeds 100 to 123 (age, both ways)
-# at guidance 3: see outputs/tables/sweep.csv, by `python -m lsvd.testbed.sweep`.
+# mini-sd's tx and k were chosen by a reader's success and side effects on seeds 100 to 123 (age, both ways):
+# see outputs/tables/sweep.csv, by `python -m lsvd.testbed.sweep`.
 REGISTRY: dict[str, Entry] = {
     entry.name: entry
     for entry in (

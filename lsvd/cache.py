@@ -127,8 +127,7 @@ def remember(
     outputs("cache") if None. Tensors come back on the CPU, contiguous. Raises ValueError if settings are no JSON, or
     make() returns no dict of tensors.
     """
-    label = _label(settings)
-    file = _file(Path(folder or outputs("cache")) / _safe(name), label)
+    label, file = _label(settings), place(name, settings, folder)
     found = _read(file, label)
     if found is None:
         made = make()
@@ -140,6 +139,11 @@ def remember(
         found = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in made.items()}
         _keep(file, label, found)
     return found
+
+
+def place(name: str, settings: Mapping[str, Any], folder: str | Path | None = None) -> Path:
+    """The file that `remember` keeps, with the same arguments, whether it is there or not."""
+    return _file(Path(folder or outputs("cache")) / _safe(name), _label(settings))
 
 
 def identity(backbone: Backbone) -> dict[str, Any]:
@@ -183,14 +187,25 @@ def weights(backbone: Backbone) -> str:
     if known is None or known[0] != stamp:
         described = {name: (type(part).__qualname__, _settled(part.config)) for name, part in networks.items()}
         described["tokenizer"] = _vocabulary(parts.get("tokenizer"))
-        text = _checksum(tensors) + json.dumps(described, sort_keys=True)
+        text = checksum(tensors) + json.dumps(described, sort_keys=True)
         known = _digests[backbone.pipe] = stamp, hashlib.sha256(text.encode()).hexdigest()
     return known[1]
 
 
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of tensors with their names, dtypes and shapes."""
+    seen = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        seen.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return seen.hexdigest()
+
+
 def _settled(config: Mapping | Any) -> str:
-    """A configuration as text; transformers' are no dicts."""
-    return config_text(config.to_dict() if hasattr(config, "to_dict") else config)
+    """A configuration as text; transformers' are no dicts, and name the version that they are used with."""
+    if not hasattr(config, "to_dict"):
+        return config_text(config)
+    return config_text({k: v for k, v in config.to_dict().items() if k != "transformers_version"})
 
 
 def _vocabulary(tokenizer: Any) -> Any:
@@ -236,15 +251,6 @@ def _file(home: Path, label: str) -> Path:
     return home / f"{hashlib.sha256(label.encode()).hexdigest()[:24]}.safetensors"
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A digest of tensors with their names, dtypes and shapes."""
-    seen = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        seen.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return seen.hexdigest()
-
-
 def _read(file: Path, label: str) -> Tensors | None:
     """The tensors of a file, or None if there is none, or none to be trusted (with a warning)."""
     try:
@@ -256,7 +262,7 @@ def _read(file: Path, label: str) -> Tensors | None:
     except (OSError, SafetensorError) as error:
         problem = str(error) or type(error).__name__
     else:
-        if noted.get("settings") == label and noted.get("sha256") == _checksum(tensors):
+        if noted.get("settings") == label and noted.get("sha256") == checksum(tensors):
             return tensors
         problem = "its contents are not what was written"
     log.warning("%s is damaged or cannot be read (%s): making it anew", file, problem)
@@ -265,7 +271,7 @@ def _read(file: Path, label: str) -> Tensors | None:
 
 def _keep(file: Path, label: str, tensors: Tensors) -> bool:
     """Write tensors to a file; False, and a warning, if the disk refuses."""
-    noted = {"settings": label, "sha256": _checksum(tensors)}
+    noted = {"settings": label, "sha256": checksum(tensors)}
     try:
         write_bytes(file, safetensors.torch.save(tensors, noted))
     except WriteError as error:

@@ -90,18 +90,32 @@ def spearman(
     value = float(stats.spearmanr(x, y).statistic)
 
     rng = np.random.default_rng(seed)
-    found = []
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws)
-    for part in np.array_split(counts, -(-draws // 100)):
-        weights = part[:, group].astype(np.float64)  # how often each draw holds each point
-        total = weights.sum(1, keepdims=True)
-        a, b = (_ranks(values, weights) - (total + 1) / 2 for values in (x, y))
-        ab, aa, bb = ((weights * product).sum(1) for product in (a * b, a * a, b * b))
+    found = weighted_spearman(x, y, counts[:, group])
+    return Interval(value, *percentiles(found))
+
+
+def weighted_spearman(x: ArrayLike, y: ArrayLike, weights: ArrayLike) -> np.ndarray:
+    """Spearman's correlation of points x, y, shape (n,), in samples that hold point i weights[d, i] times, (draws, n).
+
+    Returns shape (draws,); NaN where x or y is constant.
+    """
+    x, y, weights = (np.asarray(values, np.float64) for values in (x, y, weights))
+    found = []
+    for part in np.array_split(weights, -(-len(weights) // 100)):
+        total = part.sum(1, keepdims=True)
+        a, b = (_ranks(values, part) - (total + 1) / 2 for values in (x, y))
+        ab, aa, bb = ((part * product).sum(1) for product in (a * b, a * a, b * b))
         varied = (aa > 0) & (bb > 0)
-        found.append(ab[varied] / np.sqrt(aa[varied] * bb[varied]))
+        found.append(np.divide(ab, np.sqrt(aa * bb), out=np.full(len(ab), np.nan), where=varied))
+    return np.concatenate(found)
+
+
+def percentiles(draws: ArrayLike) -> tuple[float, float]:
+    """The ends of the interval that bootstrap draws, shape (n,), give; NaN among them is left out."""
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    low, high = np.nanquantile(np.asarray(draws, np.float64), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

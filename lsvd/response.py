@@ -100,6 +100,15 @@ def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) ->
     return torch.stack(scaled), torch.stack(null)
 
 
+def scaled(walk: Trajectory, t: float | Tensor, band: int | Sequence[int], factors: Sequence[float]) -> Tensor:
+    """x_t with one band's singular values multiplied by each of `factors`, in every channel: (factors, B, C, H, W).
+
+    Raises ValueError if t is not on the walk's schedule, and as lsvd.svd.ChannelSVD.scale.
+    """
+    triplets = svd(walk.at(t))
+    return torch.stack([triplets.scale(band, factor).recompose() for factor in factors])
+
+
 def pictures(
     backbone: Backbone, walk: Trajectory, t: float | Tensor, codes: Tensor, *, batch: int = 64, progress: bool = False
 ) -> Tensor:
@@ -209,18 +218,27 @@ def trend(found: Sequence[Responses]) -> dict[str, Interval]:
     return {name: mean(each[np.isfinite(each)]) for name, each in rho.items()}
 
 
-def _correlation(t: Sequence[float], y: np.ndarray) -> float:
-    varied = np.isfinite(y).all() and np.ptp(y) > 0
-    return stats.spearmanr(t, y).statistic if varied else np.nan
+def stack(found: Sequence[Responses]) -> tuple[Tensor, Tensor]:
+    """moved and null of all timesteps, shape (timesteps, bands, B, factors) each, float64, on the CPU.
 
-
-def _excess(found: Sequence[Responses]) -> Tensor:
-    """moved - null of all timesteps, shape (timesteps, bands, B, factors), float64, on the CPU."""
+    Raises ValueError if there are none, or they are not of the same pictures, bands and factors.
+    """
     if not found:
         raise ValueError("there are no responses: give those of one timestep at least")
     if len({(own.names, own.bands, own.factor, own.moved.shape, own.null.shape) for own in found}) > 1:
         raise ValueError("responses differ in pictures, bands or factors: compare those made alike but for t")
-    return torch.stack([own.moved.double() - own.null.double() for own in found]).cpu()
+    return tuple(torch.stack(part).double().cpu() for part in zip(*((r.moved, r.null) for r in found), strict=True))
+
+
+def _excess(found: Sequence[Responses]) -> Tensor:
+    """moved - null of all timesteps, shape (timesteps, bands, B, factors), float64, on the CPU."""
+    moved, null = stack(found)
+    return moved - null
+
+
+def _correlation(t: Sequence[float], y: np.ndarray) -> float:
+    varied = np.isfinite(y).all() and np.ptp(y) > 0
+    return stats.spearmanr(t, y).statistic if varied else np.nan
 
 
 def _bands(bands: Bands) -> tuple[tuple[int, ...], ...]:

@@ -264,8 +264,8 @@ def test_identity_is_that_of_the_same_weights_read_again(tmp_path):
 def test_weights_are_digested_once(monkeypatch):
     backbone = own_backbone()
     seen = []
-    digest = cache._checksum
-    monkeypatch.setattr(cache, "_checksum", lambda tensors: seen.append(1) or digest(tensors))
+    digest = cache.checksum
+    monkeypatch.setattr(cache, "checksum", lambda tensors: seen.append(1) or digest(tensors))
     first = cache.weights(backbone)
     assert cache.weights(backbone.with_scheduler(EulerDiscreteScheduler)) == cache.weights(backbone) == first
     assert len(seen) == 1

@@ -127,3 +127,17 @@ def test_spearman_of_what_falls_and_what_rises():
 def test_spearman_refuses(x, y, groups, message):
     with pytest.raises(ValueError, match=message):
         measure.spearman(x, y, groups)
+
+
+def test_weighted_spearman_is_that_of_repeated_points():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 5, 12), rng.normal(size=12)
+    weights = rng.integers(0, 4, (3, 12))
+    found = measure.weighted_spearman(x, y, weights)
+    for value, own in zip(found, weights, strict=True):
+        assert value == pytest.approx(stats.spearmanr(x.repeat(own), y.repeat(own)).statistic)
+    assert np.isnan(measure.weighted_spearman(x, y, np.eye(12)[:2])).all()
+
+
+def test_percentiles_leave_out_nan():
+    assert measure.percentiles([*range(101), np.nan]) == pytest.approx((2.5, 97.5))

@@ -125,6 +125,19 @@ def test_the_null_is_not_the_noise_of_a_stochastic_sampler():
     assert torch.cosine_similarity(null.flatten(), torch.outer(left, right).flatten(), dim=0).abs() < 0.99
 
 
+def test_one_band_scaled_by_several_factors(walk):
+    t = walk.timesteps[1]
+    codes = response.scaled(walk, t, (0, 2), (0.0, 1.0, 2.5))
+    assert codes.shape == (3, *walk.final.shape)
+    assert_close(codes[1], walk.at(t))
+    assert_close(codes[2], response.changed(walk, t, [(0, 2)], 2.5)[0][0])
+    left = svd(codes[0]).S
+    assert_close(left[..., :-2], svd(walk.at(t)).S[..., [1, *range(3, 8)]], rtol=1e-4, atol=1e-5)
+    assert left[..., -2:].max() < 1e-5
+    with pytest.raises(ValueError, match="no triplet 8"):
+        response.scaled(walk, t, 8, (2.0,))
+
+
 # responses
 
 

@@ -52,7 +52,7 @@ unexport MPLBACKEND
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test format lab train measure bench bless pins clean FORCE
+.PHONY: help env reproduce test format lab train measure survey bench bless pins clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -115,6 +115,9 @@ train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make t
 
 measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
 	$(PY) -m lsvd.testbed.evaluate
+
+survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: outputs/responses
+	$(PY) -m lsvd.testbed.survey
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	$(PY) -m lsvd.bench

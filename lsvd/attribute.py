@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -127,37 +128,16 @@ def learn(
     source: str | Sequence[str],
     target: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
-    *,
-    tx: float | None = None,
-    dtau: int | None = None,
-    config: AVIConfig | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    eta: float = 0.0,
-    progress: bool = False,
+    **settings: Any,
 ) -> Attribute:
     """Learn what leads from the source prompt to the target prompt, on one or several seeds.
 
-    Arguments and errors as for `lsvd.avi.edit_prompt`, and ValueError if a seed is named twice. To have the edit's
-    pictures too, call that, and make the attribute with `Attribute.of`.
+    settings: tx, dtau, config, steps and all others of `lsvd.avi.edit_prompt`. To have the edit's pictures too, call
+    that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named twice.
     """
     seeds = check_seeds(seeds)
     _check_distinct(seeds)
-    return Attribute.of(
-        edit_prompt(
-            backbone,
-            source,
-            target,
-            seeds,
-            tx=tx,
-            dtau=dtau,
-            config=config,
-            steps=steps,
-            guidance=guidance,
-            eta=eta,
-            progress=progress,
-        )
-    )
+    return Attribute.of(edit_prompt(backbone, source, target, seeds, **settings))
 
 
 def apply(

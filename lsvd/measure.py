@@ -23,8 +23,10 @@ class Interval:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
-def mean(values: ArrayLike, seed: int = 0) -> Interval:
+def mean(values: ArrayLike, seed: int = 0, level: float = LEVEL) -> Interval:
     """Mean of independent values, shape (n,), with its bootstrap interval (percentiles, seeded).
+
+    level: of the interval; 1 - 0.05 / m for m that are judged together.
 
     Raises ValueError for fewer than two values, or values that are not finite.
     """
@@ -34,7 +36,7 @@ def mean(values: ArrayLike, seed: int = 0) -> Interval:
     if np.ptp(x) == 0:
         return Interval(float(x[0]), float(x[0]), float(x[0]))
     low, high = stats.bootstrap(
-        (x,), np.mean, confidence_level=LEVEL, method="percentile", rng=seed
+        (x,), np.mean, confidence_level=level, method="percentile", rng=seed
     ).confidence_interval
     return Interval(float(x.mean()), float(low), float(high))
 

@@ -6,7 +6,8 @@ triplets that moves it most when scaled; its rank counts from 0, the largest. Sp
 then below 0 for an attribute whose carrier sinks in the order as t falls, and above 0 for one whose carrier rises.
 
 The null: the same for random directions of the same norms (lsvd.response). The spectrum itself changes with t, flat in
-noise and steep in pictures; the band that does most merely by its norm moves too, whatever its vectors are.
+noise and steep in pictures; the band that does most merely by its norm moves too, whatever its vectors are. Scaling
+changes the energy of a code more than a random direction of the same norm does; that the null does not hold fixed.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,16 @@ from torch import Tensor
 from lsvd.measure import Interval, percentiles, weighted_spearman
 from lsvd.response import Responses, stack
 
+LEAST = 1e-3  # of a move that says which band moves a factor most: below, it is rounding
+SHARE = 0.25  # of the pictures in which a factor must count to count for its scale
+
 
 @dataclass(frozen=True)
 class Order:
     """Spearman's correlation of the carrier's rank with t, that of the null, and their difference, paired by picture.
 
-    n: pictures that count."""
+    n: pictures that count, those where the factor moves at two timesteps or more; of a scale, the least of its factors.
+    """
 
     rho: Interval
     null: Interval
@@ -33,12 +38,13 @@ class Order:
 
 
 def carriers(moved: Tensor) -> Tensor:
-    """The band that moves each factor most: its place among the bands, float64, NaN where the factor is not visible.
+    """The band that moves each factor most: its place among the bands, float64.
 
-    moved: shape (..., bands, B, factors), as Responses.moved; returns (..., B, factors).
+    moved: shape (..., bands, B, factors), as Responses.moved; returns (..., B, factors). NaN where the factor is not
+    visible, or no band moves it by LEAST.
     """
-    found = moved.nan_to_num(-1).argmax(-3).double()
-    return found.where(moved.isfinite().all(-3), torch.nan)
+    most, band = moved.nan_to_num(0).max(-3)
+    return band.double().where(most >= LEAST, torch.nan)
 
 
 def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
@@ -46,9 +52,9 @@ def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> di
 
     found: one backbone's responses, one for each timestep, of the same pictures, bands and factors. Correlations are
     over all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
-    pictures for all factors. A factor is left out if it is visible in fewer than two pictures, or its carrier, or that
-    of the null, is the same everywhere. Raises ValueError for fewer than two timesteps or pictures, and if responses
-    do not fit each other.
+    pictures for all factors. A factor is left out if it counts in fewer than two pictures, or its carrier, or that of
+    the null, is the same everywhere; for its scale it must count in SHARE of them. Raises ValueError for fewer than two
+    timesteps or pictures, and if responses do not fit each other.
     """
     moved, null = stack(found)
     t, B = [each.t for each in found], moved.shape[2]
@@ -61,24 +67,24 @@ def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> di
     weights = np.concatenate([np.ones((1, B), int), counts])
     ranks = [carriers(each).numpy() for each in (moved, null)]
     own, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
-    seen = np.isfinite(ranks[0]).all(0).sum(0)
+    n = (np.isfinite(ranks[0]).sum(0) > 1).sum(0)
+    told = np.isfinite(own[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
     rows = {name: [i] for i, name in enumerate(found[0].names)}
-    rows |= {scale: [i for i, its in enumerate(found[0].scales) if its == scale] for scale in found[0].scales}
-    told = np.isfinite(own[:, 0]) & np.isfinite(chance[:, 0]) & (seen > 1)
+    for i, scale in enumerate(found[0].scales):
+        rows.setdefault(scale, []).extend([i] if n[i] >= SHARE * B else [])
     result = {}
     for name, which in rows.items():
         which = [i for i in which if told[i]]
         if which:
             parts = own[which].mean(0), chance[which].mean(0), (own - chance)[which].mean(0)
-            result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(seen[which].max()))
+            result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(n[which].min()))
     return result
 
 
 def _correlations(t: Sequence[float], ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Spearman's correlation of ranks, (timesteps, B), with t for each row of weights, (draws, B)."""
-    visible = np.isfinite(ranks).all(0)
-    if not visible.any():
+    there = np.isfinite(ranks).ravel()
+    if not there.any():
         return np.full(len(weights), np.nan)
-    ranks = ranks[:, visible]
-    times = np.broadcast_to(np.asarray(t, np.float64)[:, None], ranks.shape)
-    return weighted_spearman(times.ravel(), ranks.ravel(), np.tile(weights[:, visible], len(ranks)))
+    times = np.repeat(np.asarray(t, np.float64), ranks.shape[1])
+    return weighted_spearman(times[there], ranks.ravel()[there], np.tile(weights, len(ranks))[:, there])

@@ -75,8 +75,11 @@ class Evidence:
 
     @property
     def above(self) -> Tensor:
-        """Where a factor answers above chance, bool; on average at most LEVEL of these are false."""
-        return self.q <= LEVEL
+        """Where a factor answers above chance, bool; on average at most LEVEL of these are false.
+
+        q is of ranks: a few moves that are far below the null may outweigh many above it in the mean. Such cells are
+        left out."""
+        return (self.q <= LEVEL) & (self.excess > 0)
 
 
 def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) -> tuple[Tensor, Tensor]:

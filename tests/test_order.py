@@ -37,6 +37,7 @@ FALLS, RISES = (0, 1, 2, 3, 4), (4, 3, 2, 1, 0)
 def test_planted_carriers_are_found():
     found = planted([FALLS, (2, 2, 0, 0, 4)])
     ranks = torch.stack([carriers(each.moved) for each in found])
+    assert carriers(torch.stack([each.moved for each in found])).equal(ranks)
     assert ranks.shape == (5, 30, 2)
     assert (ranks[..., 0] == torch.tensor(FALLS)[:, None]).all()
     assert (ranks[..., 1] == torch.tensor((2, 2, 0, 0, 4))[:, None]).all()
@@ -99,6 +100,30 @@ def test_pictures_that_do_not_show_a_factor_are_left_out():
 
 def test_a_carrier_that_never_moves_has_no_correlation():
     assert "a" not in order(planted([(0,) * 5, RISES]))
+
+
+def test_moves_too_small_to_tell_are_left_out():
+    found = planted([FALLS, RISES], B=12)
+    whole = order(found)
+    for each in found[1:4]:
+        each.moved[:, :, 0] = 1e-4 * torch.rand(5, 12, generator=torch.Generator().manual_seed(0))
+    assert carriers(found[1].moved)[:, 0].isnan().all() and carriers(found[0].moved).isfinite().all()
+    some = order(found)
+    assert some["a"].rho.value == pytest.approx(-1) and some["a"].n == 12 and some["b"] == whole["b"]
+    for each in found[:4]:
+        each.moved[:, :, 0] = 0
+    assert list(order(found)) == ["b", "fine"]
+
+
+def test_a_factor_that_is_hardly_ever_there_does_not_count_for_its_scale():
+    found = [dataclasses.replace(each, scales=("fine", "fine")) for each in planted([FALLS, RISES], B=20)]
+    both = order(found)
+    assert both["fine"].rho.value == pytest.approx(0)
+    for each in found:
+        each.moved[:, 4:, 0] = torch.nan
+        each.null[:, 4:, 0] = torch.nan
+    some = order(found)
+    assert some["a"].n == 4 and some["fine"] == some["b"] and some["fine"].n == 20
 
 
 def test_bad_responses_are_explained():

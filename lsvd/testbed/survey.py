@@ -68,39 +68,49 @@ def survey(
     folder: where they are kept, outputs("responses") if None; another, such as a temporary one, to measure them anew.
     Raises ValueError as lsvd.response.responses, and for two times that are the same timestep of the schedule.
     """
-    parts = []
-    chunks = settings(backbone, reader, plan, seeds)
-    for each in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
+    seeds, parts = check_seeds(seeds), []
+    chunks = range(0, len(seeds), CHUNK)
+    for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
+        own = seeds[start : start + CHUNK]
+        # a chunk that is not full may be the beginning of one that was measured
+        full = (*own, *range(own[-1] + 1, own[-1] + 1 + CHUNK - len(own)))
+        if place(backbone, reader, plan, full, folder).exists():
+            own = full
 
-        def measure(own: Sequence[int] = each["seeds"]) -> cache.Tensors:
+        def measure(own: Sequence[int] = own) -> cache.Tensors:
             return _measure(backbone, reader, plan, own, progress)
 
-        parts.append(cache.remember(backbone.name, each, measure, folder=folder or outputs("responses")))
-    joined = {name: torch.cat([part[name] for part in parts], 2) for name in ("moved", "null")}
+        made_by = settings(backbone, reader, plan, own)
+        parts.append(cache.remember(backbone.name, made_by, measure, folder=folder or outputs("responses")))
+    joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
     return [
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
         for i, t in enumerate(parts[0]["timesteps"])
     ]
 
 
-def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """What determines the survey, for each chunk of seeds; but for rounding, no matter on what machine."""
-    seeds = check_seeds(seeds)
-    shared = {
+def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
+    """What determines a chunk of the survey; but for rounding, no matter on what machine."""
+    asked = asdict(plan)
+    if backbone.kind == "unconditional":
+        del asked["prompt"]
+    return {
         "weights": cache.weights(backbone),
         "scheduler": f"{type(backbone.scheduler).__name__} {config_text(backbone.scheduler.config)}",
         "guidance": backbone.entry.guidance,
         "dtype": str(backbone.dtype),
         "reader": cache.checksum(reader.state_dict()),
-        "plan": asdict(plan),
+        "plan": asked,
         "format": FORMAT,
+        "seeds": list(seeds),
     }
-    return [{**shared, "seeds": list(seeds[start : start + CHUNK])} for start in range(0, len(seeds), CHUNK)]
 
 
-def files(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> list[Path]:
-    """The files in outputs/responses that hold the survey, whether they are there or not."""
-    return [cache.place(backbone.name, each, outputs("responses")) for each in settings(backbone, reader, plan, seeds)]
+def place(
+    backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int], folder: str | Path | None = None
+) -> Path:
+    """The file that holds a chunk of the survey, whether it is there or not."""
+    return cache.place(backbone.name, settings(backbone, reader, plan, seeds), folder or outputs("responses"))
 
 
 def _measure(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int], progress: bool) -> cache.Tensors:

@@ -2,14 +2,17 @@
 
 x is the source code, z the target code and y the edited one, each (..., C, H, W); a and b, (..., C, k), are the
 singular values given to x's and to z's triplets in y, and sigma_x, sigma_z those they had. The paper's summary does not
-give the norms: here they are squared and summed over channels and places, so that each loss has shape (...), one per
-code.
+give the norms: here they are sums over channels and places of squares, or of absolute values, so that each loss has
+shape (...), one per code.
 """
 
 from dataclasses import astuple, dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+Norm = Literal["squared", "absolute"]
 
 
 @dataclass(frozen=True)
@@ -29,29 +32,53 @@ class Lambdas:
             raise ValueError(f"the losses cannot have the weights {astuple(self)}: give numbers from 0 on, not all 0")
 
 
-def l1_target(y: Tensor, z: Tensor) -> Tensor:
-    """L1 = ||y - z||^2: brings the attribute in."""
-    return (y - z).square().sum((-3, -2, -1))
+def l1_target(y: Tensor, z: Tensor, norm: Norm = "squared") -> Tensor:
+    """L1 = ||y - z||^2, or sum |y - z|: brings the attribute in."""
+    return _size(y - z, (-3, -2, -1), norm)
 
 
-def l2_source(y: Tensor, x: Tensor) -> Tensor:
-    """L2 = ||y - x||^2: keeps who it is."""
-    return (y - x).square().sum((-3, -2, -1))
+def l2_source(y: Tensor, x: Tensor, norm: Norm = "squared") -> Tensor:
+    """L2 = ||y - x||^2, or sum |y - x|: keeps who it is."""
+    return _size(y - x, (-3, -2, -1), norm)
 
 
-def l3_target_spectrum(b: Tensor, sigma_z: Tensor) -> Tensor:
-    """L3 = ||b - sigma_z||^2: keeps colours from saturating."""
-    return (b - sigma_z).square().sum((-2, -1))
+def l3_target_spectrum(b: Tensor, sigma_z: Tensor, norm: Norm = "squared") -> Tensor:
+    """L3 = ||b - sigma_z||^2, or sum |b - sigma_z|: keeps colours from saturating."""
+    return _size(b - sigma_z, (-2, -1), norm)
 
 
-def l4_source_spectrum(a: Tensor, sigma_x: Tensor) -> Tensor:
-    """L4 = ||a - sigma_x||^2: keeps quality."""
-    return (a - sigma_x).square().sum((-2, -1))
+def l4_source_spectrum(a: Tensor, sigma_x: Tensor, norm: Norm = "squared") -> Tensor:
+    """L4 = ||a - sigma_x||^2, or sum |a - sigma_x|: keeps quality."""
+    return _size(a - sigma_x, (-2, -1), norm)
 
 
 def total(
-    y: Tensor, x: Tensor, z: Tensor, a: Tensor, b: Tensor, sigma_x: Tensor, sigma_z: Tensor, lambdas: Lambdas
+    y: Tensor,
+    x: Tensor,
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    sigma_x: Tensor,
+    sigma_z: Tensor,
+    lambdas: Lambdas,
+    norm: Norm = "squared",
 ) -> Tensor:
     """lambda_1 L1 + lambda_2 L2 + lambda_3 L3 + lambda_4 L4, shape (...)."""
-    losses = (l1_target(y, z), l2_source(y, x), l3_target_spectrum(b, sigma_z), l4_source_spectrum(a, sigma_x))
+    losses = (
+        l1_target(y, z, norm),
+        l2_source(y, x, norm),
+        l3_target_spectrum(b, sigma_z, norm),
+        l4_source_spectrum(a, sigma_x, norm),
+    )
     return torch.stack([weight * loss for weight, loss in zip(astuple(lambdas), losses, strict=True)]).sum(0)
+
+
+def check_norm(norm: str) -> None:
+    """Raise ValueError unless it is the name of a norm."""
+    if norm not in get_args(Norm):
+        raise ValueError(f"there is no norm {norm!r}: choose from {', '.join(get_args(Norm))}")
+
+
+def _size(difference: Tensor, dims: tuple[int, ...], norm: Norm) -> Tensor:
+    check_norm(norm)
+    return (difference.square() if norm == "squared" else difference.abs()).sum(dims)

@@ -1,33 +1,69 @@
 """Attribute Vector Integration, solved exactly (Wang et al. 2025, arXiv 2502.02225).
 
-The edited code is y = R + sum_i a_i u_i v_i^T + sum_j b_j u'_j v'_j^T in each channel, with the leading k_x triplets of
-the source code x, the leading k_z of the target code z, and R the rest of x, or 0. The paper predicts S = (a, b) by a
-small network; with squared norms the loss is a convex quadratic in S, and its optimum is one linear system per channel.
+The edited code is y = R + sum_i a_i u_i v_i^T + sum_j b_j u'_j v'_j^T in each channel, with some triplets of the source
+code x, the leading ones of the target code z, and R the rest of x, or 0. The paper predicts S = (a, b) by a small
+network (`lsvd.fit`); with squared norms the loss is a convex quadratic in S, and its optimum is one linear system per
+channel.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from lsvd.backbones import Backbone, check_seeds
-from lsvd.losses import Lambdas
+from lsvd.losses import Lambdas, Norm, check_norm
 from lsvd.svd import ChannelSVD, check_code, svd
 from lsvd.trajectory import Trajectory, resume, run
+
+Basis = Literal["both", "complement"]
 
 
 @dataclass(frozen=True)
 class AVIConfig:
     """How x and z are integrated. The paper's summary leaves all of it open: the defaults are ours.
 
-    k_x, k_z: leading triplets of x and of z. keep_rest: whether x's other triplets stay in y. lambdas: loss weights.
+    k_z: leading triplets of z. basis: which of x's r = min(H, W) triplets go with them, `both` the leading k_x,
+    `complement` those from k_z on, r - k_z of them, so that S has length r. k_x: None for as many as the basis takes,
+    which is k_z in `both`. keep_rest: whether x's other triplets stay in y. lambdas, norm: of the losses.
+
+    Raises ValueError for a basis or a norm of another name.
     """
 
-    k_x: int = 6
+    k_x: int | None = None
     k_z: int = 6
     keep_rest: bool = True
     lambdas: Lambdas = field(default_factory=Lambdas)
+    basis: Basis = "both"
+    norm: Norm = "squared"
+
+    def __post_init__(self):
+        if self.basis not in get_args(Basis):
+            raise ValueError(f"there is no basis {self.basis!r}: choose from {', '.join(get_args(Basis))}")
+        check_norm(self.norm)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What an edited code is made of, before S is known, in float64.
+
+    source, target: the codes x and z, (..., C, H, W). x, z: the triplets chosen of them, with the singular values they
+    have there. rest: (..., C, H, W), what y has besides.
+    """
+
+    source: Tensor
+    target: Tensor
+    x: ChannelSVD
+    z: ChannelSVD
+    rest: Tensor
+
+    @property
+    def sigma(self) -> Tensor:
+        """(sigma_x, sigma_z), shape (..., C, k_x + k_z)."""
+        return torch.cat([self.x.S, self.z.S], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,56 +87,161 @@ def integrate(a: Tensor, b: Tensor, x: ChannelSVD, z: ChannelSVD, rest: Tensor) 
     return rest + (x.U * a.unsqueeze(-2)) @ x.Vh + (z.U * b.unsqueeze(-2)) @ z.Vh
 
 
-def solve(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Solution:
-    """The exact optimum of the four losses over S = (a, b), for codes x and z of one shape (..., C, H, W).
-
-    With M_ij = (u_i . u'_j)(v_i . v'_j), the Gram matrix of the k_x + k_z rank-one matrices is G = [[I, M], [M^T, I]],
-    and S solves [(l1 + l2) G + diag(l4 I, l3 I)] S = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z). Where
-    several S are optimal (possible only with l3 = 0 or l4 = 0), that of least norm is taken. Solved in
-    float64, batched, each code on its own; independent of the signs of singular vectors.
-
-    Raises ValueError if the codes differ in shape, are not finite, or k_x or k_z is out of range.
-    """
-    config = config or AVIConfig()
+def check_pair(x: Tensor, z: Tensor) -> None:
+    """Raise ValueError unless x and z are finite codes of one shape (..., C, H, W)."""
     check_code(x, "the source code")
     check_code(z, "the target code")
     if x.shape != z.shape:
         raise ValueError(f"the source code has shape {tuple(x.shape)}, the target {tuple(z.shape)}: make them alike")
-    rank = min(x.shape[-2:])
-    for name, k in (("k_x", config.k_x), ("k_z", config.k_z)):
+
+
+def choose(x: Tensor, z: Tensor, config: AVIConfig) -> Parts:
+    """The triplets and the rest that `config` makes edited codes of, for codes x and z of one shape (..., C, H, W).
+
+    Raises ValueError if the codes differ in shape, are not finite, or k_x or k_z is out of range.
+    """
+    check_pair(x, z)
+    first, k_x, k_z = _ranks(config, min(x.shape[-2:]))
+    device = x.device if x.device.type != "mps" else torch.device("cpu")  # mps has no float64
+    source, target = x.detach().to(device, torch.float64), z.detach().to(device, torch.float64)
+    whole, last = svd(source), first + k_x
+    chosen = replace(whole, U=whole.U[..., first:last], S=whole.S[..., first:last], Vh=whole.Vh[..., first:last, :])
+    rest = source - chosen.recompose() if config.keep_rest else torch.zeros_like(source)
+    return Parts(source, target, chosen, svd(target).truncate(k_z), rest)
+
+
+def _ranks(config: AVIConfig, rank: int) -> tuple[int, int, int]:
+    """The first of x's triplets that is chosen, k_x and k_z. Raises ValueError if they are out of range."""
+    k_x, k_z = config.k_z if config.k_x is None else config.k_x, config.k_z
+    for name, k in (("k_z", k_z), ("k_x", k_x)):
         if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= rank:
             raise ValueError(f"{name} = {k} is out of range: choose from 0 to {rank}")
-    if config.k_x + config.k_z == 0:
+    if config.basis == "complement":
+        if config.k_x not in (None, rank - k_z):
+            raise ValueError(f"beside k_z = {k_z}, the complement has k_x = {rank - k_z}, not {k_x}: leave k_x out")
+        return k_z, rank - k_z, k_z
+    if k_x + k_z == 0:
         raise ValueError("k_x and k_z are both 0, which leaves nothing to solve for: raise one")
+    return 0, k_x, k_z
 
-    device = x.device if x.device.type != "mps" else torch.device("cpu")  # mps has no float64
-    wide_x, wide_z = x.detach().to(device, torch.float64), z.detach().to(device, torch.float64)
-    top_x, top_z = svd(wide_x).truncate(config.k_x), svd(wide_z).truncate(config.k_z)
-    rest = wide_x - top_x.recompose() if config.keep_rest else torch.zeros_like(wide_x)
 
-    U, V = torch.cat([top_x.U, top_z.U], -1), torch.cat([top_x.Vh, top_z.Vh], -2).mT
+def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, c, f0) of the loss with squared norms, which is S^T A S - 2 c^T S + f0 in each channel.
+
+    With M_ij = (u_i . u'_j)(v_i . v'_j), the Gram matrix of the k = k_x + k_z rank-one matrices is
+    G = [[I, M], [M^T, I]], and A = (l1 + l2) G + diag(l4 I, l3 I), shape (..., C, k, k);
+    c = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z), shape (..., C, k); f0, the loss of S = 0: (..., C).
+    """
+    x, z, w = parts.x, parts.z, lambdas
+    U, V = torch.cat([x.U, z.U], -1), torch.cat([x.Vh, z.Vh], -2).mT
     gram = (U.mT @ U) * (V.mT @ V)  # <u_i v_i^T, u_j v_j^T>
-    w = config.lambdas
-    weight = torch.cat(
-        [torch.full_like(top_x.S, w.source_spectrum), torch.full_like(top_z.S, w.target_spectrum)], dim=-1
-    )
+    weight = torch.cat([torch.full_like(x.S, w.source_spectrum), torch.full_like(z.S, w.target_spectrum)], dim=-1)
     system = (w.target + w.source) * gram + torch.diag_embed(weight)
-    wanted = w.target * (wide_z - rest) + w.source * (wide_x - rest)
-    right = ((U.mT @ wanted) * V.mT).sum(-1) + weight * torch.cat([top_x.S, top_z.S], -1)
-    if w.source_spectrum and w.target_spectrum:
-        S = torch.linalg.solve(system, right)
-    else:
-        S = (torch.linalg.pinv(system, rtol=1e-10, hermitian=True) @ right.unsqueeze(-1)).squeeze(-1)
-    a, b = (part.contiguous() for part in S.split([config.k_x, config.k_z], dim=-1))
-    return Solution(integrate(a, b, top_x, top_z, rest).to(x.device, x.dtype), a, b, top_x, top_z, rest)
+    to_target, to_source = parts.target - parts.rest, parts.source - parts.rest
+    wanted = w.target * to_target + w.source * to_source
+    right = ((U.mT @ wanted) * V.mT).sum(-1) + weight * parts.sigma
+    least = (w.target * to_target.square() + w.source * to_source.square()).sum((-2, -1))
+    return system, right, least + (weight * parts.sigma.square()).sum(-1)
+
+
+def assemble(S: Tensor, parts: Parts, like: Tensor) -> Solution:
+    """The edited code for S = (a, b), shape (..., C, k_x + k_z), in the dtype and on the device of `like`."""
+    a, b = (part.contiguous() for part in S.split([parts.x.rank, parts.z.rank], dim=-1))
+    y = integrate(a, b, parts.x, parts.z, parts.rest)
+    return Solution(y.to(like.device, like.dtype), a, b, parts.x, parts.z, parts.rest)
+
+
+def optimum(parts: Parts, lambdas: Lambdas) -> Tensor:
+    """The S of least loss with squared norms, shape (..., C, k_x + k_z): it solves A S = c (see `quadratic`).
+
+    Where several S are optimal (possible only with l3 = 0 or l4 = 0), that of least norm is taken.
+    """
+    system, right, _ = quadratic(parts, lambdas)
+    if lambdas.source_spectrum and lambdas.target_spectrum:
+        return torch.linalg.solve(system, right)
+    return (torch.linalg.pinv(system, rtol=1e-10, hermitian=True) @ right.unsqueeze(-1)).squeeze(-1)
+
+
+def solve(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Solution:
+    """The exact optimum of the four losses over S = (a, b), for codes x and z of one shape (..., C, H, W).
+
+    Solved in float64, batched, each code on its own; independent of the signs of singular vectors. Raises ValueError if
+    the codes differ in shape, are not finite, k_x or k_z is out of range, or norms are absolute.
+    """
+    config = config or AVIConfig()
+    _check_squared(config, "train with lsvd.fit.fit instead")
+    parts = choose(x, z, config)
+    return assemble(optimum(parts, config.lambdas), parts, x)
+
+
+def bound(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Tensor:
+    """How far the exact edit can move the code: ||y - x|| is at most this, shape (...), in float64.
+
+    With l = l1 + l2, w = (l1 / l)(z - x) and q = sqrt(l3 / l) ||sigma_z||, it is (||w|| + sqrt(||w||^2 + q^2)) / 2
+    where the rest of x is kept: the share l1 / l of the way to z if l3 = 0, and what the spectrum term adds otherwise.
+    Where t, x's other triplets, is dropped, it is (||w - t|| + sqrt(||w + t||^2 + q^2)) / 2.
+
+    Proof. Let B take S to sum S_i u_i v_i^T, and d = S - (sigma_x, 0), so that y - x = B d - t. Up to a constant the
+    loss is ||K d - e||^2 with K = (sqrt(l) B, sqrt(l4) on a, sqrt(l3) on b) and e = (sqrt(l) (w + t), 0,
+    sqrt(l3) sigma_z). The optimal K d is P e, P the orthogonal projection onto K's range. So sqrt(l) (y - x) is the
+    first part of P e - f, with f = (sqrt(l) t, 0, 0). This is ((e - 2f) + (2P - 1) e) / 2, where 2P - 1 is a
+    reflection: the first part of e - 2f is sqrt(l) (w - t), and ||e||^2 = l ||w + t||^2 + l q^2.
+
+    It is attained, with the rest kept, where w is in the span of B and l3 = l4 = 0; and, for 0 < l3 < l1 and l2 = 0,
+    where z is one triplet, x is (1 + l3 / l1) / 2 times z, and k_x = 0. For l3 above l1 + l2 it is loose.
+
+    Raises ValueError as `solve` does, and if target and source both have no weight.
+    """
+    config = config or AVIConfig()
+    _check_squared(config, "there is no bound for absolute ones")
+    w, parts = config.lambdas, choose(x, z, config)
+    if w.target + w.source == 0:
+        raise ValueError("without a weight on target or source nothing bounds the edit: give one of them")
+    pull = w.target / (w.target + w.source) * (parts.target - parts.source)
+    dropped = parts.source - parts.rest - parts.x.recompose()
+    spectrum = w.target_spectrum / (w.target + w.source) * parts.z.S.square().sum((-2, -1))
+    near, far = ((pull + sign * dropped).square().sum((-3, -2, -1)) for sign in (-1, 1))
+    return (near.sqrt() + (far + spectrum).sqrt()) / 2
+
+
+def _check_squared(config: AVIConfig, instead: str) -> None:
+    if config.norm != "squared":
+        raise ValueError(f"the exact solution is one of squared norms, and these are {config.norm}: {instead}")
+
+
+def renoise(scheduler: SchedulerMixin, code: Tensor, final: Tensor, t: int, to: int) -> Tensor:
+    """The code z at timestep t brought to the noise level of timestep `to`, of code's shape and dtype.
+
+    With the scheduler's alpha and sigma, alpha^2 = alphas_cumprod = 1 - sigma^2, a code is z = alpha_t z_0 + sigma_t e.
+    Taking for z_0 the code that the trajectory ends in, `final`, e = (z - alpha_t z_0) / sigma_t, and the result is
+    alpha_to z_0 + sigma_to e: no model is called.
+
+    Raises ValueError for codes that do not fit, a timestep that is not one of training, or a scheduler without
+    alphas_cumprod, or whose codes are not of that form.
+    """
+    check_pair(final, code)
+    levels = getattr(scheduler, "alphas_cumprod", None)
+    if levels is None or float(scheduler.init_noise_sigma) != 1:
+        name = type(scheduler).__name__
+        raise ValueError(f"{name} has no codes alpha x_0 + sigma noise with alphas_cumprod alpha^2: take DDIMScheduler")
+    for time in (t, to):
+        if not 0 <= time < len(levels) or time != int(time):
+            raise ValueError(f"timestep {time} has no noise level: choose a whole number from 0 to {len(levels) - 1}")
+    if t == to:
+        return code
+    level, wanted = (float(levels[int(time)]) for time in (t, to))
+    # e's factor sigma_to / sigma_t times the code, and what is then missing of z_0
+    ratio = ((1 - wanted) / (1 - level)) ** 0.5
+    return ratio * code + (wanted**0.5 - ratio * level**0.5) * final
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A prompt edit: the two trajectories it is made of, the codes integrated, and how the source went on.
 
-    x was taken from `source` at timestep `t`, z from `target` at timestep `t_target`; `edited` is the trajectory from
-    t on, with the source prompts. Draw `backbone.decode(edit.edited.final)`.
+    x was taken from `source` at timestep `t`, z from `target` at timestep `t_target`, brought to x's noise level if
+    `same_level`; `edited` is the trajectory from t on, with the source prompts. Draw
+    `backbone.decode(edit.edited.final)`.
     """
 
     source: Trajectory
@@ -110,6 +251,7 @@ class Edit:
     t_target: int | float
     solution: Solution
     config: AVIConfig
+    same_level: bool = False
 
 
 def edit_prompt(
@@ -121,6 +263,8 @@ def edit_prompt(
     tx: float | None = None,
     dtau: int | None = None,
     config: AVIConfig | None = None,
+    same_level: bool = False,
+    solver: Callable[[Tensor, Tensor, AVIConfig], Solution] = solve,
     steps: int | None = None,
     guidance: float | None = None,
     eta: float = 0.0,
@@ -130,7 +274,9 @@ def edit_prompt(
 
     tx: where x is taken, as a fraction of T (rounded to the schedule). dtau: where z is taken, in steps from there;
     positive is noisier (larger t), negative cleaner. The paper's summary leaves both open; None takes the backbone's
-    entry, as `config` does its k. steps, guidance, eta: as for `lsvd.trajectory.run`.
+    entry, as `config` does its k. same_level: bring z to x's noise level first (see `renoise`). solver: makes the
+    solution of x, z and the config, such as `lambda x, z, config: lsvd.fit.fit(x, z, config).solution`. steps,
+    guidance, eta: as for `lsvd.trajectory.run`.
 
     Raises ValueError for bad arguments, a z off the schedule, or prompts that are all the same.
     """
@@ -148,9 +294,12 @@ def edit_prompt(
     if not 0 <= place < len(x_walk.timesteps):
         raise ValueError(f"dtau = {dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
     z_walk = run(backbone, target, seeds, steps, guidance, eta, progress=progress)
-    solution = solve(x_walk.at(t), z_walk.codes[place], config)
+    t_target, z = z_walk.timesteps[place].item(), z_walk.codes[place]
+    if same_level:
+        z = renoise(backbone.scheduler, z, z_walk.final, t_target, t)
+    solution = solver(x_walk.at(t), z, config)
     edited = resume(backbone, x_walk, t, solution.y, progress=progress)
-    return Edit(x_walk, z_walk, edited, t, z_walk.timesteps[place].item(), solution, config)
+    return Edit(x_walk, z_walk, edited, t, t_target, solution, config, same_level)
 
 
 def _lines(prompts: str | Sequence[str], count: int) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import text_to_image, unconditional
@@ -11,6 +12,7 @@ from torch.testing import assert_close
 
 from lsvd import avi, losses
 from lsvd.avi import AVIConfig, edit_prompt, integrate, solve
+from lsvd.controls import swap
 from lsvd.losses import Lambdas
 from lsvd.svd import ChannelSVD, svd
 from lsvd.trajectory import run
@@ -18,6 +20,7 @@ from lsvd.trajectory import run
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
 weights = st.floats(0.01, 3.0)
+bases = st.sampled_from(["both", "complement"])
 
 
 def codes(seed, shape=(2, 3, 8, 8), count=2):
@@ -31,11 +34,15 @@ def loss(solution, x, z, lambdas, a=None, b=None):
     return losses.total(y, x, z, a, b, solution.x.S, solution.z.S, lambdas)
 
 
+def in_basis(basis, k_z, k_x=None, **others):
+    return AVIConfig(k_x if basis == "both" else None, k_z, basis=basis, **others)
+
+
 @quick
-@given(seeds, st.integers(0, 8), st.integers(1, 8), st.booleans(), st.tuples(weights, weights, weights, weights))
-def test_the_gradient_vanishes_at_the_solution(seed, k_x, k_z, keep_rest, w):
+@given(seeds, bases, st.integers(0, 8), st.integers(1, 8), st.booleans(), st.tuples(weights, weights, weights, weights))
+def test_the_gradient_vanishes_at_the_solution(seed, basis, k_x, k_z, keep_rest, w):
     x, z = codes(seed)
-    config = AVIConfig(k_x, k_z, keep_rest, Lambdas(*w))
+    config = in_basis(basis, k_z, k_x, keep_rest=keep_rest, lambdas=Lambdas(*w))
     solution = solve(x, z, config)
     a, b = solution.a.clone().requires_grad_(), solution.b.clone().requires_grad_()
     value = loss(solution, x, z, config.lambdas, a, b).sum()
@@ -45,10 +52,10 @@ def test_the_gradient_vanishes_at_the_solution(seed, k_x, k_z, keep_rest, w):
 
 @pytest.mark.parametrize("lambdas", [Lambdas(), Lambdas(1, 0, 0, 0), Lambdas(0.5, 2, 0, 0.3), Lambdas(1, 1, 1, 1)])
 @pytest.mark.parametrize("keep_rest", [True, False])
-def test_it_agrees_with_lbfgs(lambdas, keep_rest):
+@pytest.mark.parametrize("basis", ["both", "complement"])
+def test_it_agrees_with_lbfgs(basis, lambdas, keep_rest):
     x, z = codes(0)
-    config = AVIConfig(4, 3, keep_rest, lambdas)
-    solution = solve(x, z, config)
+    solution = solve(x, z, in_basis(basis, 3, 4, keep_rest=keep_rest, lambdas=lambdas))
     a, b = torch.zeros_like(solution.a).requires_grad_(), torch.zeros_like(solution.b).requires_grad_()
     optimiser = torch.optim.LBFGS(
         [a, b], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
@@ -69,6 +76,20 @@ def test_it_agrees_with_lbfgs(lambdas, keep_rest):
 
 
 @quick
+@given(seeds, bases, st.booleans(), st.tuples(weights, weights, weights, weights))
+def test_the_quadratic_form_is_the_loss(seed, basis, keep_rest, w):
+    x, z = codes(seed)
+    config = in_basis(basis, 3, 4, keep_rest=keep_rest, lambdas=Lambdas(*w))
+    parts = avi.choose(x, z, config)
+    system, right, offset = avi.quadratic(parts, config.lambdas)
+    S = 5 * codes(seed, parts.sigma.shape, 1)[0]
+    value = ((system @ S.unsqueeze(-1)).squeeze(-1) * S - 2 * right * S).sum(-1) + offset
+    solution = avi.assemble(S, parts, x)
+    assert torch.equal(solution.y, integrate(solution.a, solution.b, parts.x, parts.z, parts.rest))
+    assert_close(value.sum(-1), loss(solution, x, z, config.lambdas))
+
+
+@quick
 @given(seeds, weights, weights, st.booleans())
 def test_at_full_rank_without_spectrum_losses_it_is_linear_interpolation(seed, target, source, keep_rest):
     x, z = codes(seed)
@@ -83,11 +104,36 @@ def test_the_target_alone_is_prompt_switching_and_the_source_alone_nothing():
         assert_close(solve(x, z, AVIConfig(k, 3, keep_rest, Lambdas(0, 1, 0, 0))).y, x)
 
 
-def test_own_singular_values_give_the_code_back():
+@pytest.mark.parametrize("basis", ["both", "complement"])
+def test_own_singular_values_give_the_code_back(basis):
     x, z = codes(2)
-    solution = solve(x, z, AVIConfig(5, 2))
-    nothing = torch.zeros_like(solution.b)
-    assert_close(integrate(solution.x.S, nothing, solution.x, solution.z, solution.rest), x)
+    for k_z in (0, 2, 8):
+        solution = solve(x, z, in_basis(basis, k_z, 5))
+        nothing = torch.zeros_like(solution.b)
+        assert_close(integrate(solution.x.S, nothing, solution.x, solution.z, solution.rest), x)
+
+
+def test_the_bases_are_what_they_say():
+    x, z = codes(2)
+    S_x, S_z = svd(x).S, svd(z).S
+    both = solve(x, z, AVIConfig(2, 3))
+    assert_close(both.x.S, S_x[..., :2])
+    assert_close(both.z.S, S_z[..., :3])
+    assert_close(both.rest, x - svd(x).truncate(2).recompose())
+    complement = solve(x, z, AVIConfig(k_z=3, basis="complement"))
+    assert_close(complement.x.S, S_x[..., 3:])
+    assert_close(complement.z.S, S_z[..., :3])
+    assert_close(complement.rest, svd(x).truncate(3).recompose())
+    assert complement.a.shape == (2, 3, 5) and complement.b.shape == (2, 3, 3)
+    assert solve(x, z, AVIConfig(k_z=3, keep_rest=False, basis="complement")).rest.eq(0).all()
+    assert torch.equal(solve(x, z, AVIConfig(5, 3, basis="complement")).y, complement.y)
+    assert torch.equal(solve(x, z, AVIConfig(k_z=3)).y, solve(x, z, AVIConfig(3, 3)).y)
+
+
+def test_the_spectra_alone_swap_the_leading_triplets():
+    x, z = codes(2)
+    config = AVIConfig(k_z=3, keep_rest=False, lambdas=Lambdas(0, 0, 1, 1), basis="complement")
+    assert_close(solve(x, z, config).y, swap(x, z, 3))
 
 
 def test_equal_codes_stay():
@@ -96,9 +142,11 @@ def test_equal_codes_stay():
         assert_close(solve(x, x.clone(), AVIConfig(4, 4, True, lambdas)).y, x)
 
 
-def test_signs_do_not_matter(monkeypatch):
+@pytest.mark.parametrize("basis", ["both", "complement"])
+def test_signs_do_not_matter(monkeypatch, basis):
     x, z = codes(4)
-    before = solve(x, z)
+    config = AVIConfig(k_z=6, basis=basis)
+    before = solve(x, z, config)
 
     def flipped(code):
         f = svd(code)
@@ -106,20 +154,22 @@ def test_signs_do_not_matter(monkeypatch):
         return ChannelSVD(f.U * sign, f.S, f.Vh * sign[:, None], f.dtype)
 
     monkeypatch.setattr(avi, "svd", flipped)
-    after = solve(x, z)
+    after = solve(x, z, config)
     assert not torch.equal(before.x.U, after.x.U)
     for name in ("y", "a", "b"):
         assert_close(getattr(before, name), getattr(after, name))
 
 
-def test_a_batch_is_its_members():
+@pytest.mark.parametrize("basis", ["both", "complement"])
+def test_a_batch_is_its_members(basis):
     x, z = (c.float() for c in codes(5, (6, 4, 16, 16)))
-    whole = solve(x, z)
+    config = AVIConfig(basis=basis)
+    whole = solve(x, z, config)
     for i in (0, 5):
-        alone = solve(x[i], z[i])
+        alone = solve(x[i], z[i], config)
         assert alone.y.shape == (4, 16, 16)
         assert_close(alone.y, whole.y[i])
-        assert torch.equal(solve(x[i : i + 1], z[i : i + 1]).y, alone.y[None])
+        assert torch.equal(solve(x[i : i + 1], z[i : i + 1], config).y, alone.y[None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -137,32 +187,6 @@ def test_empty_batch_and_constant_channel():
     assert solve(flat, torch.ones(1, 8, 8), AVIConfig(lambdas=Lambdas(1, 1, 0, 0))).y.allclose(torch.tensor(0.5))
 
 
-def test_each_loss_is_what_it_says():
-    x, z = codes(7)
-    a, b, sigma_x, sigma_z = codes(7, (2, 3, 4), 4)
-    y = x + 1
-    assert_close(losses.l2_source(y, x), torch.full((2,), 192.0).double())
-    assert_close(losses.l1_target(y, z), (y - z).flatten(1).norm(dim=1) ** 2)
-    assert_close(losses.l3_target_spectrum(b, sigma_z), (b - sigma_z).flatten(1).norm(dim=1) ** 2)
-    assert_close(losses.l4_source_spectrum(a, a + 2), torch.full((2,), 48.0).double())
-    parts = [losses.l1_target(y, z), losses.l2_source(y, x)]
-    parts += [losses.l3_target_spectrum(b, sigma_z), losses.l4_source_spectrum(a, sigma_x)]
-    whole = losses.total(y, x, z, a, b, sigma_x, sigma_z, Lambdas(1, 2, 3, 4))
-    assert_close(whole, sum(i * part for i, part in enumerate(parts, 1)))
-
-
-def test_gradients_of_the_losses():
-    y, x, z = (c.requires_grad_() for c in codes(8, (2, 2, 3, 3), 3))
-    a, b, s, t = (c.requires_grad_() for c in codes(8, (2, 2, 3), 4))
-    assert torch.autograd.gradcheck(lambda *args: losses.total(*args, Lambdas(1, 2, 3, 4)), (y, x, z, a, b, s, t))
-
-
-@pytest.mark.parametrize("bad", [(-1, 1, 1, 1), (0, 0, 0, 0), (float("nan"), 1, 1, 1), (float("inf"), 1, 1, 1)])
-def test_bad_weights(bad):
-    with pytest.raises(ValueError, match="cannot have the weights"):
-        Lambdas(*bad)
-
-
 def test_bad_codes_and_ranks():
     x, z = codes(9)
     with pytest.raises(ValueError, match="make them alike"):
@@ -172,6 +196,99 @@ def test_bad_codes_and_ranks():
     for k_x, k_z, word in ((9, 1, "k_x = 9"), (1, -1, "k_z = -1"), (0, 0, "both 0"), (1.5, 1, "k_x = 1.5")):
         with pytest.raises(ValueError, match=word):
             solve(x, z, AVIConfig(k_x, k_z))
+    for k_x, k_z, word in ((None, 9, "k_z = 9"), (6, 3, "the complement has k_x = 5, not 6: leave k_x out")):
+        with pytest.raises(ValueError, match=word):
+            solve(x, z, AVIConfig(k_x, k_z, basis="complement"))
+
+
+def test_bad_names():
+    x, z = codes(9)
+    with pytest.raises(ValueError, match="no basis 'x': choose from both, complement"):
+        AVIConfig(basis="x")
+    with pytest.raises(ValueError, match="no norm 'l2': choose from squared, absolute"):
+        AVIConfig(norm="l2")
+    with pytest.raises(ValueError, match="these are absolute: train with lsvd.fit.fit"):
+        solve(x, z, AVIConfig(norm="absolute"))
+
+
+def moved(x, z, config):
+    return (solve(x, z, config).y - x).flatten(-3).norm(dim=-1)
+
+
+@quick
+@given(
+    seeds,
+    st.floats(0, 1),
+    bases,
+    st.integers(0, 8),
+    st.integers(1, 8),
+    st.booleans(),
+    st.tuples(st.floats(1e-3, 3), *[st.sampled_from([0, 0.01, 1.0, 30.0])] * 3),
+)
+def test_an_edit_moves_no_further_than_its_bound(seed, near, basis, k_x, k_z, keep_rest, w):
+    x, z = codes(seed)
+    z = near * x + (1 - near) * z
+    config = in_basis(basis, k_z, k_x, keep_rest=keep_rest, lambdas=Lambdas(*w))
+    assert (moved(x, z, config) <= avi.bound(x, z, config) * (1 + 1e-9) + 1e-6).all()
+
+
+def test_the_bound_is_what_it_says_and_attained():
+    x, z = codes(10)
+    distance = (z - x).flatten(-3).norm(dim=-1)
+    # at full rank without spectrum losses, and by the target alone
+    for config in (AVIConfig(8, 8, lambdas=Lambdas(3, 1, 0, 0)), AVIConfig(8, 8, False, Lambdas(3, 1, 0, 0))):
+        assert_close(avi.bound(x, z, config), 0.75 * distance)
+        assert_close(moved(x, z, config), 0.75 * distance)
+    # all of x is dropped, and nothing of z is where x was
+    config = AVIConfig(0, 1, False, Lambdas(0, 1, 0, 0))
+    upper, lower = torch.zeros_like(x), torch.zeros_like(z)
+    upper[..., :4, :], lower[..., 4:, :] = x[..., :4, :], z[..., 4:, :]
+    assert_close(avi.bound(upper, lower, config), upper.flatten(-3).norm(dim=-1))
+    assert_close(moved(upper, lower, config), upper.flatten(-3).norm(dim=-1))
+    # with spectrum losses: half of the singular value
+    one = svd(z).truncate(1).recompose()
+    for spectrum in (0.01, 0.5, 0.99):
+        config = AVIConfig(0, 1, lambdas=Lambdas(1, 0, spectrum, 1))
+        assert_close(avi.bound((1 + spectrum) / 2 * one, one, config), one.flatten(-3).norm(dim=-1) / 2)
+        assert_close(moved((1 + spectrum) / 2 * one, one, config), one.flatten(-3).norm(dim=-1) / 2)
+    config = AVIConfig(lambdas=Lambdas(1, 1, 0.5, 2))
+    half, spectrum = distance / 2, (svd(z).S[..., :6].square().sum((-2, -1)) / 4).sqrt()
+    assert_close(avi.bound(x, z, config), (half + (half**2 + spectrum**2).sqrt()) / 2)
+
+
+def test_what_has_no_bound():
+    x, z = codes(11)
+    with pytest.raises(ValueError, match="give one of them"):
+        avi.bound(x, z, AVIConfig(lambdas=Lambdas(0, 0, 1, 1)))
+    with pytest.raises(ValueError, match="no bound for absolute"):
+        avi.bound(x, z, AVIConfig(norm="absolute"))
+
+
+def test_renoise_moves_between_the_schedulers_levels():
+    scheduler = text_to_image().scheduler
+    (image, noise), levels = codes(12), scheduler.alphas_cumprod.double()
+    at = {t: levels[t].sqrt() * image + (1 - levels[t]).sqrt() * noise for t in (1, 401, 601, 999)}
+    for t in at:
+        for to in at:
+            assert_close(avi.renoise(scheduler, at[t], image, t, to), at[to])
+    assert_close(at[601], scheduler.add_noise(image, noise, torch.tensor([601])), rtol=0, atol=1e-6)
+    once = avi.renoise(scheduler, noise, image, 601, 401)
+    assert_close(avi.renoise(scheduler, once, image, 401, 601), noise)
+    half = avi.renoise(scheduler, noise.half(), image.half(), 601, 401)
+    assert half.dtype == torch.float16
+    assert_close(half.double(), once, rtol=0, atol=0.02)
+
+
+def test_bad_renoising():
+    (image, noise), scheduler = codes(13), text_to_image().scheduler
+    for other in (EulerDiscreteScheduler(), FlowMatchEulerDiscreteScheduler()):
+        with pytest.raises(ValueError, match=f"{type(other).__name__} has no codes .* take DDIMScheduler"):
+            avi.renoise(other, noise, image, 601, 401)
+    for t in (-1, 1000, 0.5):
+        with pytest.raises(ValueError, match="has no noise level: choose a whole number from 0 to 999"):
+            avi.renoise(scheduler, noise, image, 601, t)
+    with pytest.raises(ValueError, match="make them alike"):
+        avi.renoise(scheduler, noise, image[:1], 601, 401)
 
 
 def test_edit_prompt_is_its_parts():
@@ -192,6 +309,27 @@ def test_dtau_has_a_sign():
     for dtau in (-1, 0, 2):
         edit = edit_prompt(text_to_image(), "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6)
         assert edit.source.index(edit.t_target) == edit.source.index(edit.t) - dtau
+
+
+def test_z_comes_to_the_level_of_x_if_asked():
+    backbone = text_to_image()
+    for dtau in (-1, 0, 2):
+        edit = edit_prompt(backbone, "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6, same_level=True)
+        z = avi.renoise(backbone.scheduler, edit.target.at(edit.t_target), edit.target.final, edit.t_target, edit.t)
+        assert edit.same_level and torch.equal(z, edit.target.at(edit.t)) == (dtau == 0)
+        assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
+
+
+def test_another_solver():
+    config, seen = AVIConfig(k_z=3, norm="absolute"), []
+
+    def own(x, z, config):
+        seen.append(config)
+        return solve(x, x, AVIConfig(3, 3, lambdas=Lambdas(0, 1, 0, 0)))
+
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, config=config, solver=own, steps=6)
+    assert seen == [config] == [edit.config]
+    assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 
 def test_an_edit_that_only_keeps_the_source_keeps_the_picture():

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.linalg import subspace_angles
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd import geodesic, measure
+from lsvd import avi, fit, geodesic, losses, measure
+from lsvd.avi import AVIConfig, Solution
 from lsvd.files import outputs, update_csv
 from lsvd.measure import Interval
 from lsvd.svd import svd
@@ -94,9 +96,53 @@ def geodesics(
     )
 
 
+def training(channels: int = 4, size: int = 32, k: int = 12) -> Comparison:
+    """The exact edit of a code, against the edit by a network trained on that code.
+
+    Two pictures with the same noise, as along two trajectories of one seed; the sizes are those of mini-sd's edits.
+    """
+    x, z, config = _pair(channels, size, k)
+    return Comparison(
+        ours=lambda: avi.solve(x, z, config),
+        reference=lambda: fit.fit(x, z, config).solution,
+        agree=lambda ours, theirs: _within(x, z, config, ours, theirs),
+        work=f"a {channels}x{size}x{size} code, k = {k} of both",
+    )
+
+
+def spectrum(channels: int = 4, size: int = 32, k: int = 12) -> Comparison:
+    """The exact singular values of an edit, against training alone: decompositions, which both need, not counted."""
+    x, z, config = _pair(channels, size, k)
+    parts = avi.choose(x, z, config)
+    return Comparison(
+        ours=lambda: avi.optimum(parts, config.lambdas),
+        reference=lambda: fit.train(parts, config)[0],
+        agree=lambda ours, theirs: _within(x, z, config, *(avi.assemble(S, parts, x) for S in (ours, theirs))),
+        work=f"{channels} systems of {2 * k} singular values",
+    )
+
+
+def _pair(channels: int, size: int, k: int) -> tuple[Tensor, Tensor, AVIConfig]:
+    generator = torch.Generator().manual_seed(0)
+    noise, image, other = torch.randn(3, channels, size, size, generator=generator)
+    return 0.8 * noise + 0.6 * image, 0.8 * noise + 0.6 * other, AVIConfig(k_x=k, k_z=k)
+
+
+def _within(x: Tensor, z: Tensor, config: AVIConfig, exact: Solution, trained: Solution) -> bool:
+    """Whether the trained edit's loss is within 1% of the exact one's, and not below it."""
+
+    def loss(s: Solution) -> float:
+        y = avi.integrate(s.a, s.b, s.x, s.z, s.rest)
+        return losses.total(y, x.double(), z.double(), s.a, s.b, s.x.S, s.z.S, config.lambdas).item()
+
+    return -1e-9 < loss(trained) / loss(exact) - 1 < 0.01
+
+
 # One line each: the name in the table, and what sets the comparison up.
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
     "geodesic": geodesics,
+    "solve": training,
+    "spectrum": spectrum,
 }
 
 

@@ -1,12 +1,13 @@
 """The timings: their table and their statistics, on sizes too small for the speed to mean anything."""
 
 import csv
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from lsvd import bench
-from lsvd.bench import Comparison, compare, geodesics
+from lsvd import backbones, bench
+from lsvd.bench import Comparison, compare, geodesics, spectrum, training
 
 tiny = partial(geodesics, timesteps=4, samples=2, channels=3, size=6, k=2, loop=5)
 
@@ -38,6 +39,24 @@ def test_the_stated_size_is_the_default():
     assert comparison.share == 2 / 156_800
     assert comparison.work == "156800 pairs of subspaces of 32-space, k = 8"
     assert len(comparison.reference()) == 2
+
+
+@pytest.mark.parametrize("make", [training, spectrum])
+def test_a_trained_edit_agrees_with_the_exact_one_and_no_other(make):
+    comparison = make(channels=2, size=12, k=3)
+    exact, trained = comparison.ours(), comparison.reference()
+    assert comparison.agree(exact, trained)
+    # half of the exact singular values are far from the optimum
+    half = replace(exact, a=exact.a / 2, b=exact.b / 2) if make is training else exact / 2
+    assert not comparison.agree(exact, half)
+    # and nothing can be better than it
+    assert not comparison.agree(half, exact)
+
+
+def test_edits_are_timed_at_the_size_of_mini_sd():
+    entry = backbones.REGISTRY["mini-sd"]
+    assert training().work == f"a 4x32x32 code, k = {entry.k} of both"
+    assert spectrum().work == f"4 systems of {2 * entry.k} singular values"
 
 
 def test_every_comparison_says_what_it_is(capsys):

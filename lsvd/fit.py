@@ -42,7 +42,7 @@ class FitConfig:
     layout: Layout = "per channel"
     hidden: int = 64
     layers: int = 2
-    lr: float = 0.003
+    lr: float = 0.01
     steps: int = 2000
     window: int = 50
     tolerance: float = 1e-4

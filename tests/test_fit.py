@@ -55,7 +55,12 @@ def test_it_does_so_for_a_large_code(layout):
     close(*codes(0, (4, 96, 96)), AVIConfig(k_z=12), FitConfig(layout))
 
 
-@pytest.mark.parametrize("training", [FitConfig(layers=0), FitConfig(hidden=8, layers=3), FitConfig(lr=0.01, seed=5)])
+def test_it_does_so_for_codes_that_hardly_differ():
+    """As at large t: triplets of x and z nearly coincide, and the optimum is a small remainder of the first loss."""
+    close(*codes(3, (4, 32, 32), near=0.97), AVIConfig(k_z=12, lambdas=Lambdas(1, 1, 0, 0)))
+
+
+@pytest.mark.parametrize("training", [FitConfig(layers=0), FitConfig(hidden=8, layers=3), FitConfig(lr=0.003, seed=5)])
 def test_it_does_so_with_other_networks(training):
     close(*codes(0, (2, 3, 16, 12)), AVIConfig(k_z=4), training)
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from lsvd.testbed.diffusion import OFFSET, denoising_loss, offset_noise, signal_to_noise, size_loss
+from lsvd.testbed.diffusion import OFFSET, PixelDenoiser, denoising_loss, offset_noise, signal_to_noise, size_loss
+from lsvd.testbed.jobs import Recipe
 from lsvd.testbed.models import pixel_schedule
+from lsvd.testbed.scenes import SCENES
 
 
 def test_an_error_that_cancels_in_every_square_counts_at_the_finest_scale_alone():
@@ -50,3 +52,16 @@ def test_offset_noise_hides_the_mean_and_is_white_beside_it():
     means = noise.mean((2, 3))
     assert means.var().item() == pytest.approx(OFFSET**2 + 1 / 256, rel=0.1)
     assert (noise - means[..., None, None]).var().item() == pytest.approx(1 - 1 / 256, rel=0.02)
+
+
+def test_calibration_leaves_no_mean_error(tmp_path):
+    recipe = Recipe(PixelDenoiser, "cats", 48, 32, steps=1, batch=4, lr=1e-3, model={"channels": (16, 32, 32)})
+    work = PixelDenoiser("tiny", recipe, SCENES["cats"], tmp_path, tmp_path)
+    work.data = torch.rand(48, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    first = work.calibrate(32)
+    # the same pictures, timesteps and noise once more, with a known error
+    known, before = torch.tensor([0.5, -0.25, 0.0]), work.model.conv_out.bias.clone()
+    work.model.conv_out.bias.data += known
+    torch.testing.assert_close(work.calibrate(32), known, rtol=0, atol=1e-5)
+    torch.testing.assert_close(work.model.conv_out.bias, before, rtol=0, atol=1e-5)
+    assert first.abs().max() > 1e-3 and work.model.conv_out.bias.requires_grad

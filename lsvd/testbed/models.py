@@ -152,17 +152,12 @@ def text_schedule() -> DDIMScheduler:
     )
 
 
-def pixel_schedule(clip: float | None = None) -> DDPMScheduler:
+def pixel_schedule() -> DDPMScheduler:
     """The pixel models' noise schedule: that of Ho et al. 2020 (arXiv 2006.11239), predicting the noise.
 
-    clip: where estimates of the picture are clipped in sampling. Pictures lie in [-1, 1], but at the first steps an
-    estimate is noise far outside, and clipping it there would take its mean colour away.
+    Estimates of the picture are not clipped in sampling: at the first steps an estimate is noise far outside [-1, 1],
+    and clipping it there would take its mean colour away.
     """
     return DDPMScheduler(
-        beta_start=1e-4,
-        beta_end=0.02,
-        beta_schedule="linear",
-        prediction_type="epsilon",
-        clip_sample=clip is not None,
-        clip_sample_range=clip or 1.0,
+        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon", clip_sample=False
     )

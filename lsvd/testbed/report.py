@@ -9,6 +9,19 @@ from pathlib import Path
 
 from lsvd.files import outputs
 
+# Verdicts are shown property by property: those on claims that begin like this.
+CLAIMS = {
+    "neighbourhood": ("nearer than", "varies less"),
+    "encoded": ("encoded", "coarse at large t"),
+    "order": ("coarse attributes", "fine attributes", "ranks move"),
+}
+VERDICTS = {
+    "claim": "claim",
+    "backbone": "backbone",
+    "effect [95% interval]": ("effect", "low", "high"),
+    "null": "null",
+    "verdict": "verdict",
+}
 # For each table of outputs/tables: heading and column of each column shown, or value, low and high end of an interval.
 TABLES: dict[str, dict[str, str | tuple[str, str, str]]] = {
     "backbones": {
@@ -24,24 +37,20 @@ TABLES: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "seeds": "n",
         "side effects [95% interval]": ("side effects", "side low", "side high"),
     },
-    "verdicts": {
-        "claim": "claim",
-        "backbone": "backbone",
-        "effect [95% interval]": ("effect", "low", "high"),
-        "null": "null",
-        "verdict": "verdict",
-    },
+    **dict.fromkeys(CLAIMS, VERDICTS),
 }
 NUMBERS = ("floor", "null")
 
 
 def read(name: str) -> list[dict[str, str]]:
     """The rows of one of TABLES. Raises ValueError if it is missing, or lacks a column."""
-    path = Path(outputs("tables", f"{name}.csv"))
+    path = Path(outputs("tables", f"{'verdicts' if name in CLAIMS else name}.csv"))
     if not path.is_file():
         raise ValueError(f"there is no {path}: run make measure and make reproduce")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    if name in CLAIMS:
+        rows = [row for row in rows if (row.get("claim") or "").startswith(CLAIMS[name])]
     needed = [part for column in TABLES[name].values() for part in ([column] if isinstance(column, str) else column)]
     if not rows or any(row.get(part) is None for row in rows for part in needed):
         raise ValueError(f"{path} is damaged or lacks one of {', '.join(needed)}: move it away and make it anew")

@@ -397,8 +397,11 @@ def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
     cats = make("mini-cats", model=small)
     train.train(cats, settings(cats))
     train.train(work, replace(settings(work), lr=1e-9, weight_decay=0.0))
-    for first, then in zip(cats.model.parameters(), work.model.parameters(), strict=True):
-        torch.testing.assert_close(then, first, rtol=0, atol=1e-3)  # it began with the other's float16 weights
+    began = dict(cats.model.named_parameters())
+    for name, then in work.model.named_parameters():
+        if name != "conv_out.bias":  # calibrated on its own pictures
+            # it began with the other's float16 weights
+            torch.testing.assert_close(then, began[name], rtol=0, atol=1e-3)
     assert (work.data.values["style"] == PORTRAITS.index("style", "photo")).all()
     pipe = DDPMPipeline.from_pretrained(tmp_path / "weights" / "mini-portraits")
     pipe.set_progress_bar_config(disable=True)

@@ -44,11 +44,15 @@ def backbone(request):
     return KINDS[request.param]()
 
 
-@pytest.fixture(scope="module")
-def reader():
-    """Untrained, and thus with an opinion on anything."""
+def untrained():
+    """A reader with an opinion on anything."""
     torch.manual_seed(0)
     return Reader(SCENE, 32, widths=(8, 16, 16, 32)).eval()
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return untrained()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_response import SCENE
+from test_response import untrained
 from tiny import text_to_image, unconditional
 from torch.testing import assert_close
 
@@ -34,9 +34,7 @@ def backbone(request):
 
 @pytest.fixture(scope="module")
 def reader():
-    """Untrained, and thus with an opinion on anything."""
-    torch.manual_seed(0)
-    return readers.Reader(SCENE, 32, widths=(8, 16, 16, 32)).eval()
+    return untrained()
 
 
 def never(*args):

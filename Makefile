@@ -52,7 +52,7 @@ unexport MPLBACKEND
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test format lab train measure survey bench bless pins clean FORCE
+.PHONY: help env reproduce test format lab train measure survey edits bench bless pins clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -118,6 +118,9 @@ measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.
 
 survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: outputs/responses
 	$(PY) -m lsvd.testbed.survey
+
+edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: outputs/edits
+	$(PY) -m lsvd.testbed.experiments
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	$(PY) -m lsvd.bench

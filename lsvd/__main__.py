@@ -23,7 +23,7 @@ def edit(options: argparse.Namespace) -> None:
 
     import torch
 
-    from lsvd import attribute, avi, backbones, files
+    from lsvd import attribute, avi, backbones, files, trajectory
 
     for path in filter(None, (options.out, options.save)):
         files.check_writable(path)
@@ -38,14 +38,18 @@ def edit(options: argparse.Namespace) -> None:
     if saved:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
     else:
-        made = avi.edit_prompt(backbone, options.source, options.to, seeds, tx=options.tx, dtau=options.dtau, **drawing)
+        places = {"tx": options.tx, "dtau": options.dtau, "branch": options.branch}
+        made = avi.edit_prompt(backbone, options.source, options.to, seeds, **places, **drawing)
         learned = attribute.Attribute.of(made)
         if options.save:
             learned.save(options.save)
         edited = made.edited
         if strengths != 1:
             edited = attribute.apply_to(backbone, made.source, learned, strengths, progress=progress)
-        walks = (made.source, made.target, edited)
+        target = made.target
+        if options.compare and made.t_branch is not None:
+            target = trajectory.run(backbone, options.to, seeds, **drawing)
+        walks = (made.source, target, edited)
     columns = [backbone.decode(walk.final) for walk in (walks if options.compare else walks[-1:])]
     # a row for each seed
     whole = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)
@@ -64,7 +68,7 @@ def encoded(picture: "Tensor", kind: str) -> bytes:
 
 def _check_edit(options: argparse.Namespace) -> None:
     """Raise ValueError for options that do not go together, or files that cannot be written."""
-    unused = [name for name in ("tx", "dtau", "save") if getattr(options, name) is not None]
+    unused = [name for name in ("tx", "dtau", "branch", "save") if getattr(options, name) is not None]
     if options.attribute and unused:
         raise ValueError(
             f"--{unused[0]} is for learning an attribute, and --attribute takes a learned one: drop either"
@@ -130,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--backbone", metavar="NAME", default="mini-sd", help="or a folder of diffusers (mini-sd)")
     command.add_argument("--tx", type=float, help="timestep of the edit, as a fraction of T")
     command.add_argument("--dtau", type=int, help="steps from there to the target's code; positive is noisier")
+    command.add_argument(
+        "--branch", type=float, help="fraction of T from which on the target's trajectory has its prompt; 1: throughout"
+    )
     command.add_argument("--steps", type=int, help="of the sampler")
     command.add_argument("--guidance", type=float, help="strength of the prompts")
     command.add_argument("--device", default="cpu", help="where to compute, as torch names it (cpu)")

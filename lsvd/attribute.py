@@ -27,7 +27,8 @@ from lsvd.losses import Lambdas
 from lsvd.svd import check_code, svd
 from lsvd.trajectory import Settings, Trajectory, config_text, resume, run
 
-FORMAT = "lsvd attribute 1"  # raise the number when what is stored changes
+FORMAT = "lsvd attribute 2"  # raise the number when what is stored changes
+NOTED = ("t", "t_target", "same_level", "t_branch")  # of an edit, with the attribute
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,8 @@ class Attribute:
 
     Delta of seed n is left[n] @ right[n]: left (N, C, H, m), right (N, C, m, W), float32 on the CPU, where m is the
     largest rank of any channel, at most min(H, W). settings: those of the source trajectories, with their seeds and
-    prompts. target: the other prompt of each seed. t: the timestep, t_target that of the target codes.
+    prompts. target: the other prompt of each seed. t: the timestep, t_target that of the target codes. same_level,
+    t_branch: how these were made, as lsvd.avi.Edit has it.
 
     Raises ValueError unless shapes and numbers of seeds and prompts agree, values are finite and seeds differ.
     """
@@ -48,6 +50,8 @@ class Attribute:
     t: int | float
     t_target: int | float
     config: AVIConfig
+    same_level: bool = False
+    t_branch: int | float | None = None
 
     def __post_init__(self):
         _check_distinct(self.settings.seeds)
@@ -68,7 +72,8 @@ class Attribute:
         # y itself is rounded to the backbone's dtype, and the difference would be of full rank
         y = integrate(s.a, s.b, s.x, s.z, s.rest).to("cpu")
         left, right = factor(y - edit.source.at(edit.t).to("cpu", torch.float64))
-        return cls(left, right, edit.source.settings, edit.target.settings.prompts, edit.t, edit.t_target, edit.config)
+        prompts, made = edit.target.settings.prompts, (edit.t, edit.t_target, edit.config)
+        return cls(left, right, edit.source.settings, prompts, *made, edit.same_level, edit.t_branch)
 
     @property
     def name(self) -> str:
@@ -117,7 +122,7 @@ class Attribute:
         """Write it to a safetensors file, whole or not at all. Returns the path. Raises lsvd.files.WriteError."""
         tensors = {"left": self.left.contiguous(), "right": self.right.contiguous()}
         noted = {name: asdict(getattr(self, name)) for name in ("settings", "config")}
-        noted |= {"target": self.target, "t": self.t, "t_target": self.t_target}
+        noted |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
         text = json.dumps(noted, sort_keys=True, default=float)
         metadata = {"format": FORMAT, "attribute": text, "sha256": _digest(tensors, text)}
         return write_bytes(path, safetensors.torch.save(tensors, metadata))
@@ -132,8 +137,9 @@ def learn(
 ) -> Attribute:
     """Learn what leads from the source prompt to the target prompt, on one or several seeds.
 
-    settings: tx, dtau, config, steps and all others of `lsvd.avi.edit_prompt`. To have the edit's pictures too, call
-    that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named twice.
+    settings: tx, dtau, branch, config, steps and all others of `lsvd.avi.edit_prompt`. To have the edit's pictures
+    too, call that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named
+    twice.
     """
     seeds = check_seeds(seeds)
     _check_distinct(seeds)
@@ -233,8 +239,8 @@ def load(path: str | Path) -> Attribute:
         noted = json.loads(text)
         settings = noted["settings"] | {name: tuple(noted["settings"][name]) for name in ("prompts", "seeds")}
         config = AVIConfig(**noted["config"] | {"lambdas": Lambdas(**noted["config"]["lambdas"])})
-        target, times = tuple(noted["target"]), {name: noted[name] for name in ("t", "t_target")}
-        return Attribute(tensors["left"], tensors["right"], Settings(**settings), target, config=config, **times)
+        target, made = tuple(noted["target"]), {name: noted[name] for name in NOTED}
+        return Attribute(tensors["left"], tensors["right"], Settings(**settings), target, config=config, **made)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} was saved by another version of lsvd ({error}): learn the attribute anew") from error
 

@@ -14,6 +14,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
+from lsvd import trajectory
 from lsvd.backbones import Backbone, check_seeds
 from lsvd.losses import Lambdas, Norm, check_norm
 from lsvd.svd import ChannelSVD, check_code, svd
@@ -240,7 +241,8 @@ class Edit:
     """A prompt edit: the two trajectories it is made of, the codes integrated, and how the source went on.
 
     x was taken from `source` at timestep `t`, z from `target` at timestep `t_target`, brought to x's noise level if
-    `same_level`; `edited` is the trajectory from t on, with the source prompts. Draw
+    `same_level`; `edited` is the trajectory from t on, with the source prompts. `target` has the target prompts from
+    timestep `t_branch` on, and is the source before; None if it has them throughout. Draw
     `backbone.decode(edit.edited.final)`.
     """
 
@@ -252,6 +254,7 @@ class Edit:
     solution: Solution
     config: AVIConfig
     same_level: bool = False
+    t_branch: int | float | None = None
 
 
 def edit_prompt(
@@ -262,6 +265,7 @@ def edit_prompt(
     *,
     tx: float | None = None,
     dtau: int | None = None,
+    branch: float | None = None,
     config: AVIConfig | None = None,
     same_level: bool = False,
     solver: Callable[[Tensor, Tensor, AVIConfig], Solution] = solve,
@@ -273,17 +277,22 @@ def edit_prompt(
     """Edit the pictures of the source prompt towards the target prompt, from the same noise (the paper's Figure 1).
 
     tx: where x is taken, as a fraction of T (rounded to the schedule). dtau: where z is taken, in steps from there;
-    positive is noisier (larger t), negative cleaner. The paper's summary leaves both open; None takes the backbone's
-    entry, as `config` does its k. same_level: bring z to x's noise level first (see `renoise`). solver: makes the
-    solution of x, z and the config, such as `lambda x, z, config: lsvd.fit.fit(x, z, config).solution`. steps,
-    guidance, eta: as for `lsvd.trajectory.run`.
+    positive is noisier (larger t), negative cleaner. branch: the fraction of T from which on z's trajectory has the
+    target prompt; before, it has the source's, so that both pictures share what is settled by then, such as pose and
+    layout. This is ours: in the paper z has the target prompt from the noise on, which is branch = 1. The paper's
+    summary leaves tx and dtau open; None takes the backbone's entry, for branch and config as well.
+    same_level: bring z to x's noise level first (see `renoise`). solver: makes the solution of x, z and the config,
+    such as `lambda x, z, config: lsvd.fit.fit(x, z, config).solution`. steps, guidance, eta: as for
+    `lsvd.trajectory.run`.
 
-    Raises ValueError for bad arguments, a z off the schedule, or prompts that are all the same.
+    Raises ValueError for bad arguments, a z off the schedule or from before the branch, or prompts that are all the
+    same.
     """
     if backbone.kind != "text-to-image":
         raise ValueError(f"{backbone.name} takes no prompts: edit with a text-to-image backbone")
     entry = backbone.entry
-    config = config or AVIConfig(k_x=entry.k, k_z=entry.k)
+    k_x = entry.k if entry.basis == "both" else None
+    config = config or AVIConfig(k_x, entry.k, entry.keep_rest, basis=entry.basis)
     seeds = check_seeds(seeds)
     if _lines(source, len(seeds)) == _lines(target, len(seeds)):
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
@@ -293,13 +302,23 @@ def edit_prompt(
     place = x_walk.index(t) - dtau  # larger t comes first
     if not 0 <= place < len(x_walk.timesteps):
         raise ValueError(f"dtau = {dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
-    z_walk = run(backbone, target, seeds, steps, guidance, eta, progress=progress)
-    t_target, z = z_walk.timesteps[place].item(), z_walk.codes[place]
+    t_target = x_walk.timesteps[place].item()
+    part = entry.branch if branch is None else branch
+    t_branch = x_walk.nearest(part) if part != 1 else None
+    if t_branch is None:
+        z_walk = run(backbone, target, seeds, steps, guidance, eta, progress=progress)
+    elif x_walk.index(t_branch) >= place:
+        raise ValueError(
+            f"at timestep {t_target} z has not left x yet, it does at {t_branch}: raise branch, or lower tx"
+        )
+    else:
+        z_walk = trajectory.branch(backbone, x_walk, t_branch, target, progress=progress)
+    z = z_walk.codes[place]
     if same_level:
         z = renoise(backbone.scheduler, z, z_walk.final, t_target, t)
     solution = solver(x_walk.at(t), z, config)
     edited = resume(backbone, x_walk, t, solution.y, progress=progress)
-    return Edit(x_walk, z_walk, edited, t, t_target, solution, config, same_level)
+    return Edit(x_walk, z_walk, edited, t, t_target, solution, config, same_level, t_branch)
 
 
 def _lines(prompts: str | Sequence[str], count: int) -> list[str]:

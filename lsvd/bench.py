@@ -99,7 +99,7 @@ def geodesics(
 def training(channels: int = 4, size: int = 32, k: int = 12) -> Comparison:
     """The exact edit of a code, against the edit by a network trained on that code.
 
-    Two pictures with the same noise, as along two trajectories of one seed; the sizes are those of mini-sd's edits.
+    Two pictures with the same noise, as along two trajectories of one seed; the size is that of mini-sd's codes.
     """
     x, z, config = _pair(channels, size, k)
     return Comparison(

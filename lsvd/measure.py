@@ -137,3 +137,9 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     place = np.unique(values, return_inverse=True)[1]
     held = np.add.reduceat(weights[:, order], starts, axis=1)
     return (held.cumsum(1) - held / 2 + 0.5)[:, place]
+
+
+def columns(head: str, value: Interval | None) -> dict[str, str]:
+    """A value and its interval as cells of a table, under head, head_low and head_high; empty if there is none."""
+    ends = {"": "value", "_low": "low", "_high": "high"}
+    return {f"{head}{tail}": f"{getattr(value, end):.4f}" if value else "" for tail, end in ends.items()}

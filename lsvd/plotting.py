@@ -110,14 +110,21 @@ def grid(
     columns: Sequence[str] | None = None,
     size: float = 0.9,
     title: str = "",
+    groups: Sequence[str] = (),
 ) -> Figure:
     """Pictures, shape (R, C, 3, H, W), as a grid with a label for each row and column, each `size` inches wide.
 
-    Raises ValueError for another shape or another number of labels.
+    groups: names of groups of columns, which all have the labels `columns`; each stands above the middle one of its
+    own. Raises ValueError for another shape, another number of labels, or groups of columns without labels.
     """
     array = to_array(pictures)
     if array.ndim != 5 or 0 in array.shape:
         raise ValueError(f"a grid takes pictures of shape (R, C, 3, H, W), not {tuple(pictures.shape)}")
+    if groups:
+        if not columns:
+            raise ValueError("groups of columns without labels cannot be told apart: label the columns of a group")
+        middle = len(columns) // 2
+        columns = [f"{g}\n{label}" if i == middle else label for g in groups for i, label in enumerate(columns)]
     for what, labels, count in (("rows", rows, array.shape[0]), ("columns", columns, array.shape[1])):
         if labels is not None and len(labels) != count:
             raise ValueError(f"there are {len(labels)} labels for {count} {what}: give one each")

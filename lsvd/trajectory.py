@@ -9,7 +9,7 @@ the same picture in a batch to rounding only.
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -185,6 +185,26 @@ def resume(
             raise ValueError(f"{settings.scheduler} remembers earlier steps: resume from the whole trajectory")
         replay = source.codes[:first]
     return _walk(backbone, settings, timesteps, first, code, replay, progress)
+
+
+def branch(
+    backbone: Backbone,
+    source: Trajectory,
+    t: float | Tensor,
+    prompts: str | Sequence[str],
+    *,
+    progress: bool = False,
+) -> Trajectory:
+    """The source trajectory with other prompts from timestep t on, whole from x_T to x_0.
+
+    Down to t the codes are the source's, though the settings name the other prompts; so `resume` takes it up at t and
+    later timesteps only. Raises ValueError as `resume`, and for a source that is not whole.
+    """
+    if source.timesteps[0] != schedule(backbone.scheduler, source.settings.steps)[0][0]:
+        raise ValueError("only a part of the source trajectory is there: branch off the whole one")
+    later = resume(backbone, source, t, prompts=prompts, progress=progress)
+    codes = torch.cat([source.codes[: source.index(t)], later.codes])
+    return replace(later, timesteps=source.timesteps, codes=codes)
 
 
 def _check_made_with(backbone: Backbone, settings: Settings) -> None:

@@ -100,6 +100,13 @@ def test_learned_from_an_edit():
     assert same(attribute, again)
 
 
+def test_it_says_how_z_was_made(tmp_path):
+    place = {"tx": 0.3, "dtau": 1, "branch": 0.7, "same_level": True}
+    attribute = learn(text_to_image(), "a person", "an old person", SEEDS, config=AVIConfig(2, 1), steps=STEPS, **place)
+    assert attribute.same_level and attribute.t_branch == edit().source.nearest(0.7)
+    assert same(load(attribute.save(tmp_path / "x.safetensors")), attribute)
+
+
 def test_half_precision_does_not_raise_the_rank():
     made, source = edit(), edit().source
     x, z = (walk.at(t).bfloat16() for walk, t in ((source, made.t), (made.target, made.t_target)))
@@ -307,7 +314,7 @@ def test_a_file_that_is_no_attribute_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no attribute"):
         load(file)
     safetensors.torch.save_file({"left": torch.ones(1)}, file, {"format": "lsvd attribute 99"})
-    with pytest.raises(ValueError, match="lsvd attribute 99, not 'lsvd attribute 1'"):
+    with pytest.raises(ValueError, match="lsvd attribute 99, not 'lsvd attribute 2'"):
         load(file)
     tensors = {"left": torch.ones(1)}
     for text in (

@@ -15,7 +15,7 @@ from lsvd.avi import AVIConfig, edit_prompt, integrate, solve
 from lsvd.controls import swap
 from lsvd.losses import Lambdas
 from lsvd.svd import ChannelSVD, svd
-from lsvd.trajectory import run
+from lsvd.trajectory import resume, run
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -294,7 +294,7 @@ def test_bad_renoising():
 def test_edit_prompt_is_its_parts():
     backbone = text_to_image()
     edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.6, dtau=1, steps=6)
-    assert edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
+    assert edit.t_branch is None and edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
     assert edit.target.settings.prompts == ("an old person",) * 2
     assert torch.equal(edit.source.codes[0], edit.target.codes[0])
     assert edit.t == edit.source.nearest(0.6) and edit.source.index(edit.t_target) == edit.source.index(edit.t) - 1
@@ -318,6 +318,26 @@ def test_z_comes_to_the_level_of_x_if_asked():
         z = avi.renoise(backbone.scheduler, edit.target.at(edit.t_target), edit.target.final, edit.t_target, edit.t)
         assert edit.same_level and torch.equal(z, edit.target.at(edit.t)) == (dtau == 0)
         assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
+
+
+def test_a_branched_z_is_the_source_before_and_the_target_after():
+    backbone = text_to_image()
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=0.7, steps=8)
+    place = edit.source.index(edit.source.nearest(0.7))
+    assert edit.t_branch == edit.source.nearest(0.7) and edit.target.settings.prompts == ("an old person",) * 2
+    assert torch.equal(edit.target.codes[: place + 1], edit.source.codes[: place + 1])
+    switched = resume(backbone, edit.source, edit.t_branch, prompts="an old person")
+    assert torch.equal(edit.target.final, switched.final) and not torch.equal(switched.final, edit.source.final)
+    z = edit.target.codes[edit.source.index(edit.t) - 1]
+    assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
+    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=1, steps=8)
+    assert whole.t_branch is None and torch.equal(whole.target.codes[0], edit.source.codes[0])
+
+
+def test_a_z_from_before_its_branch_is_refused():
+    for tx, dtau in ((0.7, 0), (0.5, 2), (0.9, 0)):
+        with pytest.raises(ValueError, match="raise branch, or lower tx"):
+            edit_prompt(text_to_image(), "a", "an", tx=tx, dtau=dtau, branch=0.7, steps=8)
 
 
 def test_another_solver():

@@ -90,6 +90,14 @@ def test_compare_shows_source_target_and_edit(run, folder):
     assert near(pixels("new/x.PNG"), drawn(folder, edit.source, edit.target, edit.edited))
 
 
+def test_compare_shows_the_target_prompt_even_if_z_is_branched(run, folder):
+    place = ["--tx", "0", "--branch", "0.5"]
+    assert run("--to", "an old person", *place, "--compare") == 0
+    edit, whole = made(folder, tx=0, branch=0.5), made(folder, tx=0)
+    assert near(pixels("edit.png"), drawn(folder, edit.source, whole.target, edit.edited))
+    assert edit.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
+
+
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 2.0])
 def test_strength(run, folder, strength):
     assert run("--to", "an old person", "--strength", str(strength)) == 0
@@ -156,6 +164,7 @@ def test_a_png_holds_the_picture_exactly():
         (["--attribute", "none.safetensors"], "there is no file none.safetensors"),
         (["--attribute", "file"], "no safetensors file"),
         (["--attribute", "file", "--tx", "0.5"], "--tx is for learning"),
+        (["--attribute", "file", "--branch", "0.5"], "--branch is for learning"),
         (["--attribute", "file", "--save", "y"], "--save is for learning"),
     ],
 )

@@ -141,3 +141,12 @@ def test_weighted_spearman_is_that_of_repeated_points():
 
 def test_percentiles_leave_out_nan():
     assert measure.percentiles([*range(101), np.nan]) == pytest.approx((2.5, 97.5))
+
+
+def test_columns_of_a_table_hold_a_value_and_its_interval():
+    assert measure.columns("x", measure.Interval(0.5, 0.25, 1)) == {
+        "x": "0.5000",
+        "x_low": "0.2500",
+        "x_high": "1.0000",
+    }
+    assert measure.columns("x", None) == {"x": "", "x_low": "", "x_high": ""}

@@ -1,5 +1,7 @@
 """Figures are drawn from what they are given, and land in outputs/figures whole or not at all."""
 
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -38,6 +40,12 @@ def test_save_writes_a_picture_and_the_same_bytes_again(outputs):
     first = path.read_bytes()
     with Image.open(path) as image:
         assert image.size[0] > 300 and np.ptp(np.asarray(image)) > 200
+    # as small as it gets without a loss
+    fig = plotting.sheet(ramp(3, 3, 8, 8))
+    fig.savefig(plain := io.BytesIO(), format="png", dpi=plotting.DPI)
+    with Image.open(plain) as image, Image.open(path) as written:
+        assert np.array_equal(np.asarray(image), np.asarray(written))
+    assert len(first) < len(plain.getvalue())
     assert plotting.save(plotting.sheet(ramp(3, 3, 8, 8)), "sheet.png").read_bytes() == first
 
 
@@ -98,6 +106,16 @@ def test_grid_labels_rows_and_columns():
     assert [t.get_text() for t in ax.get_xticklabels()] == ["x0", "x1", "x2"]
     assert (np.diff(ax.get_yticks()) > 8).all()
     assert not plotting.grid(ramp(1, 1, 3, 8, 8)).axes[0].get_xticks().size
+
+
+def test_groups_of_columns_have_the_same_labels():
+    fig = plotting.grid(ramp(1, 6, 3, 8, 8), ["t = 1"], ["a", "b", "c"], groups=["left", "right"])
+    labels = [t.get_text() for t in fig.axes[0].get_xticklabels()]
+    assert labels == ["a", "left\nb", "c", "a", "right\nb", "c"]
+    with pytest.raises(ValueError, match="9 labels for 6 columns"):
+        plotting.grid(ramp(1, 6, 3, 8, 8), None, ["a", "b", "c"], groups=["x", "y", "z"])
+    with pytest.raises(ValueError, match="label the columns"):
+        plotting.grid(ramp(1, 6, 3, 8, 8), groups=["x", "y"])
 
 
 @pytest.mark.parametrize(("steps", "tx", "dtau"), [(2, 1.0, -1), (6, 0.0, 1), (9, 0.5, 1)])

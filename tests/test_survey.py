@@ -1,6 +1,7 @@
 """Surveys are measured once, and belong to their weights, reader and plan; the shipped ones to the shipped models."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,8 +94,35 @@ def test_another_model_or_reader_has_its_own(reader):
     )
 
 
+def test_embedded_subjects_have_their_own_scene():
+    models, judges = survey.subjects("mini-cats", scene="churches")
+    assert list(models) == list(judges) == ["mini-cats"]
+    assert models["mini-cats"].kind == "unconditional" and judges["mini-cats"].scene.name == "cats"
+
+
+def test_all_subjects_are_the_embedded_ones(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(survey.backbones, "load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr(survey.readers, "load", lambda scene: scene)
+    models, judges = survey.subjects()
+    assert loaded == list(models) == list(backbones.REGISTRY)
+    assert judges == {name: scene for name, (scene, _) in GENERATORS.items()}
+
+
+def test_a_model_of_ones_own_is_read_if_its_scene_is_named(tmp_path):
+    unconditional().pipe.save_pretrained(tmp_path / "mine")
+    models, judges = survey.subjects(str(tmp_path / "mine"))
+    # the name is the folder's, without the place it lies in
+    assert list(models) == ["mine"] and judges == {}
+    assert survey.subjects(str(tmp_path / "mine"), "churches")[1]["mine"].scene.name == "churches"
+    with pytest.raises(ValueError, match="no scene 'clouds'"):
+        survey.subjects(str(tmp_path / "mine"), "clouds")
+    with pytest.raises(ValueError, match="no backbone 'nobody'"):
+        survey.subjects("nobody")
+
+
 def test_bands_are_named_from_one():
-    assert Plan().names == ["1", "2", "3-4", "5-8", "9-16", "17-32"]
+    assert Plan().names == [*"12345678", "9-16", "17-32"]
     # every triplet of the leading 32, once
     assert sorted(i for band in Plan().bands for i in band) == list(range(32))
 

@@ -16,6 +16,7 @@ from diffusers import (
 from tiny import KINDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
 from torch.testing import assert_close
 
+from lsvd import trajectory
 from lsvd.schedulers import remembers, schedule
 from lsvd.trajectory import resume, run, sample
 
@@ -387,3 +388,15 @@ def test_schedule_is_what_the_scheduler_says():
     assert timesteps.tolist() == [801, 601, 401, 201, 1] and sigma == 1
     euler = text_to_image().with_scheduler(EulerDiscreteScheduler).scheduler
     assert schedule(euler, 5)[1] > 5
+
+
+def test_a_branch_takes_its_prompts_from_a_timestep_on():
+    backbone = text_to_image()
+    source = run(backbone, "a person", (1, 2), 6)
+    t = source.timesteps[2]
+    found = trajectory.branch(backbone, source, t, ["old", "young"])
+    assert torch.equal(found.codes[:3], source.codes[:3]) and found.codes.shape == source.codes.shape
+    assert torch.equal(found.codes[2:], resume(backbone, source, t, prompts=["old", "young"]).codes)
+    assert found.settings.prompts == ("old", "young") and torch.equal(found.timesteps, source.timesteps)
+    with pytest.raises(ValueError, match="only a part"):
+        trajectory.branch(backbone, resume(backbone, source, t), source.timesteps[4], "old")

@@ -1,8 +1,10 @@
 """What an edit does to pictures, as a reader counts it: success, and side effects on everything else."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lsvd.measure import Interval, mean, share
 from lsvd.response import moves
@@ -20,11 +22,19 @@ class Effects:
     side: Interval
 
 
-def effects(before: Reading, after: Reading, scene: Scene, wanted: dict[str, str]) -> Effects:
+def effects(before: Reading, after: Reading, scene: Scene, wanted: Mapping[str, str]) -> Effects:
     """The effects of an edit of n pictures towards levels of categorical factors, such as {"age": "old"}.
 
-    A side effect is counted over the factors that can be seen both before and after. Raises KeyError for a factor or
-    level that the scene does not have, and ValueError for readings of different or fewer than two pictures.
+    Raises ValueError and KeyError as `compare`, and ValueError for fewer than two pictures.
+    """
+    return tally(*compare(before, after, scene, wanted))
+
+
+def compare(before: Reading, after: Reading, scene: Scene, wanted: Mapping[str, str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of n pictures: whether the levels were there before, whether after, and the mean move of other factors.
+
+    Shapes (n,), bool, bool and float. The move is over the factors that can be seen both before and after. Raises
+    KeyError for a factor or level that the scene does not have, and ValueError for none or readings that differ in n.
     """
     if not wanted:
         raise ValueError("an edit of nothing has no effects: name a factor and its level")
@@ -35,10 +45,17 @@ def effects(before: Reading, after: Reading, scene: Scene, wanted: dict[str, str
     had, has = (
         torch.stack([r.levels[name] == level for name, level in levels.items()]).all(0) for r in (before, after)
     )
-    lacking = int((~had).sum())
-    success = share(int((has & ~had).sum()), lacking) if lacking else None
     others = [f for f in scene.factors if f.name not in wanted]
     seen = [scene.visible(r.values) for r in (before, after)]
     seen = torch.stack([seen[0][f.name] & seen[1][f.name] for f in others], -1)
-    moved = moves(before, after, others).where(seen, torch.nan)
-    return Effects(success, lacking, mean(moved.nanmean(-1).cpu()))
+    return had, has, moves(before, after, others).where(seen, torch.nan).nanmean(-1)
+
+
+def tally(had: Tensor, has: Tensor, side: Tensor) -> Effects:
+    """The effects on n pictures: whether each had the attribute, has it now, and how far all else moved, shape (n,).
+
+    Raises ValueError for fewer than two pictures, or side effects that are not finite.
+    """
+    lacking = int((~had).sum())
+    success = share(int((has & ~had).sum()), lacking) if lacking else None
+    return Effects(success, lacking, mean(side.cpu()))

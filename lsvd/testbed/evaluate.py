@@ -257,8 +257,13 @@ def _keep(name: str, rows: Iterable[Row]) -> None:
     update_csv(outputs("tables", "backbones.csv"), rows, ["backbone"], (*GENERATORS, clips.NAME))
 
 
-def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str]) -> data.Pictures:
-    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed, progress=True)
+def renderings(reader: Reader, n: int, size: int, fixed: Mapping[str, str]) -> np.ndarray:
+    """The reader's features of n held-out renderings of its scene, (n, d). fixed: factors with one level for all."""
+    return _features(reader, _renderings(reader.scene.name, n, size, fixed, progress=False))
+
+
+def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str], progress: bool = True) -> data.Pictures:
+    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed, progress=progress)
 
 
 def _batches(n: int, size: int = 100) -> Iterable[Tensor]:

@@ -14,6 +14,9 @@ CLAIMS = {
     "neighbourhood": ("nearer than", "varies less"),
     "encoded": ("encoded", "coarse at large t"),
     "order": ("coarse attributes", "fine attributes", "ranks move"),
+    "editing": ("AVI beats",),
+    "strength": ("strength turns",),
+    "ablation": ("without L",),
 }
 VERDICTS = {
     "claim": "claim",

@@ -1,7 +1,7 @@
 """Responses of many pictures, kept with the project: python -m lsvd.testbed.survey [NAME ...].
 
 At each of a few timesteps each band of singular values is scaled, the denoising is finished, and a reader says how far
-each factor has moved (lsvd.response). With 64 seeds and four models that takes some 25 minutes on two cores, so that
+each factor has moved (lsvd.response). With 64 seeds and four models that takes some 40 minutes on two cores, so that
 what was measured lies in outputs/responses, named by a digest of weights, reader and plan: notebooks read it, measure a
 part of it anew, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
 """
@@ -38,7 +38,7 @@ class Plan:
 
     steps: int = 10
     times: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.0)
-    bands: tuple[tuple[int, ...], ...] = ((0,), (1,), (2, 3), (4, 5, 6, 7), tuple(range(8, 16)), tuple(range(16, 32)))
+    bands: tuple[tuple[int, ...], ...] = (*((i,) for i in range(8)), tuple(range(8, 16)), tuple(range(16, 32)))
     factor: float = 1.5
     prompt: str = "a person"
 
@@ -46,6 +46,17 @@ class Plan:
     def names(self) -> list[str]:
         """The bands as labels, counted from 1 as the paper counts singular values."""
         return [f"{b[0] + 1}" if len(b) == 1 else f"{b[0] + 1}-{b[-1] + 1}" for b in self.bands]
+
+
+def subjects(name: str = "all", scene: str = "") -> tuple[dict[str, Backbone], dict[str, Reader]]:
+    """The models to look at, and the readers of those whose scene is known, both by the model's name.
+
+    name: of one embedded model, a folder, or all embedded models. scene: which one a model of your own draws; without,
+    nobody reads its pictures. Raises ValueError for an unknown name or scene, and as lsvd.backbones.load.
+    """
+    models = [backbones.load(each) for each in (backbones.REGISTRY if name == "all" else [name])]
+    scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
+    return {model.name: model for model in models}, {each: readers.load(own) for each, own in scenes.items() if own}
 
 
 def walk(backbone: Backbone, plan: Plan, seeds: Sequence[int]) -> Trajectory:

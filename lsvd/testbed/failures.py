@@ -1,0 +1,71 @@
+"""The failures that the paper names for each loss left out, as numbers (Wang et al. 2025, arXiv 2502.02225, Figure 8).
+
+Without L1 no attribute: success falls. Without L2 identity is lost: side effects grow. Without L3 colours saturate:
+chroma grows. Without L4 quality drops: the Frechet distance from renderings grows. Each is held against the full loss
+in the same basis.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsvd import frechet, measure
+from lsvd.measure import Interval
+from lsvd.testbed.edits import Way
+from lsvd.testbed.experiments import LOSSES
+from lsvd.testbed.merit import Measured, of_seeds, values
+
+MEASURES = ("success", "side effects", "chroma")
+FIELDS = dict(zip(MEASURES, ("has", "side", "chroma"), strict=True))
+EXPECTED = dict(
+    zip(LOSSES, ((*MEASURES[:1], -1), (*MEASURES[1:2], 1), (*MEASURES[2:], 1), ("frechet", 1)), strict=True)
+)
+"""For each loss what should change without it, and in which direction."""
+
+
+def level(measured: Measured, way: Way, name: str) -> Interval:
+    """One of MEASURES, mean over attributes and the pictures that lacked them."""
+    return measure.mean(of_seeds(values(measured, [way], FIELDS[name])[:, 0]))
+
+
+def change(measured: Measured, way: Way, full: Way, name: str) -> Interval:
+    """By how much one of MEASURES is larger than with the full loss, paired by picture."""
+    pair = values(measured, [way, full], FIELDS[name])
+    return measure.mean(of_seeds(pair[:, 0] - pair[:, 1]))
+
+
+def distance(measured: Measured, way: Way, reference: NDArray) -> Interval:
+    """Frechet distance of all edited pictures together from reference features (m, d). Raises ValueError for few."""
+    return frechet.bootstrap(_features(measured, way), reference)
+
+
+def farther(measured: Measured, way: Way, full: Way, reference: NDArray, draws: int = 200, seed: int = 0) -> Interval:
+    """By how much the Frechet distance is larger than with the full loss; seeds are drawn together, with replacement.
+
+    Both distances are biased upwards alike, as they are of as many pictures; draws repeat pictures, so that they are
+    shifted until their mean is the estimate.
+    """
+    own, other = (_features(measured, each, flat=False) for each in (way, full))
+    value = _gap(own, other, reference)
+    rng, n = np.random.default_rng(seed), own.shape[1]
+    drawn = np.array([_gap(own[:, rows], other[:, rows], reference) for rows in rng.integers(n, size=(draws, n))])
+    low, high = value + np.quantile(drawn - drawn.mean(), [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def shown(changes: Mapping[str, Interval], loss: str) -> bool:
+    """Does what the paper expects without a loss show, with its interval? changes: by measure."""
+    name, sign = EXPECTED[loss]
+    return min(sign * changes[name].low, sign * changes[name].high) > 0
+
+
+def _gap(own: NDArray, other: NDArray, reference: NDArray) -> float:
+    flat = (each.reshape(-1, each.shape[-1]) for each in (own, other))
+    return float(np.subtract(*(frechet.frechet(each, reference) for each in flat)))
+
+
+def _features(measured: Measured, way: Way, flat: bool = True) -> NDArray:
+    """(attributes, n, d), or (attributes * n, d)."""
+    found = np.stack([each[way].features.double().numpy() for each in measured.values()])
+    return found.reshape(-1, found.shape[-1]) if flat else found

@@ -1,0 +1,54 @@
+"""The failures without a loss, on results made by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from lsvd.measure import Interval
+from lsvd.testbed import failures
+from lsvd.testbed.edits import Found, integration
+from lsvd.testbed.experiments import LOSSES
+
+FULL, LESS = integration(0.5, 4), integration(0.5, 5)
+N, D = 40, 4
+
+
+def found(has: float, side: float, chroma: float, features: float) -> Found:
+    g = torch.Generator().manual_seed(0)
+    have = torch.arange(N) < has * N
+    rest = dict.fromkeys(("before", "after", "distance"), torch.zeros(N))
+    drawn = torch.randn(N, D, generator=g) + features
+    return Found(
+        torch.zeros(N, dtype=torch.bool), have, side=torch.full((N,), side), chroma=torch.full((N,), chroma),
+        features=drawn.half(), **rest
+    )  # fmt: skip
+
+
+MEASURED = {name: {FULL: found(0.75, 0.1, 0.0, 0.0), LESS: found(0.25, 0.3, 0.05, 1.0)} for name in ("old", "young")}
+REFERENCE = np.random.default_rng(1).normal(size=(200, D))
+
+
+def test_changes_are_against_the_full_loss():
+    assert failures.level(MEASURED, FULL, "success").value == pytest.approx(0.75)
+    assert failures.change(MEASURED, LESS, FULL, "success").value == pytest.approx(-0.5)
+    assert failures.change(MEASURED, LESS, FULL, "side effects").value == pytest.approx(0.2)
+    assert failures.change(MEASURED, LESS, FULL, "chroma").value == pytest.approx(0.05)
+    assert failures.change(MEASURED, FULL, FULL, "side effects") == Interval(0, 0, 0)
+
+
+def test_distances_grow_with_the_shift_of_features():
+    near, far = (failures.distance(MEASURED, way, REFERENCE) for way in (FULL, LESS))
+    assert near.value < 1 < far.value
+    gap = failures.farther(MEASURED, LESS, FULL, REFERENCE)
+    assert gap.value == pytest.approx(far.value - near.value) and 0 < gap.low < gap.value < gap.high
+    assert failures.farther(MEASURED, FULL, FULL, REFERENCE) == Interval(0, 0, 0)
+
+
+def test_each_loss_has_its_own_failure_and_direction():
+    up, down, none = Interval(1, 0.5, 2), Interval(-1, -2, -0.5), Interval(0.1, -1, 1)
+    assert list(failures.EXPECTED) == list(LOSSES)
+    for loss, (name, sign) in failures.EXPECTED.items():
+        others = dict.fromkeys((*failures.MEASURES, "frechet"), none)
+        assert failures.shown({**others, name: up}, loss) == (sign > 0)
+        assert failures.shown({**others, name: down}, loss) == (sign < 0)
+        assert not failures.shown(others, loss)

@@ -111,12 +111,18 @@ class Attribute:
         seeds: of which picture each code is; None if of none that was learned on. Raises ValueError for codes of
         another shape or that are not finite, for another number of seeds, or a strength that is not finite.
         """
-        _check_shape(self, x)
+        self.check_shape(x)
         (strength,) = _strengths([strength], 1)
         delta = self.mean.expand(x.shape) if seeds is None else self.delta(seeds)
         if len(delta) != len(x):
             raise ValueError(f"{len(delta)} seeds for {len(x)} codes: give one each")
-        return _add(x, strength * delta)
+        return add(x, strength * delta)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless x has the shape (B, C, H, W) of codes that it can be added to."""
+        if x.ndim != 4 or x.shape[1:] != self.latent_shape:
+            wanted = ", ".join(str(size) for size in ("B", *self.latent_shape))
+            raise ValueError(f"the attribute {self.name} is for codes of shape ({wanted}), not {tuple(x.shape)}")
 
     def save(self, path: str | Path) -> Path:
         """Write it to a safetensors file, whole or not at all. Returns the path. Raises lsvd.files.WriteError."""
@@ -163,7 +169,7 @@ def apply(
     strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
     None. Otherwise as `apply_to`. Raises ValueError for bad arguments, and if None has no one answer.
     """
-    attributes, strengths = _pairs(attributes, strengths)
+    attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)
     shared = {"steps": steps, "guidance": guidance, "eta": eta}
     for name, given in shared.items():
@@ -194,10 +200,10 @@ def apply_to(
     Raises ValueError for another number of strengths than of attributes, strengths that are not finite, and attributes
     of another backbone, scheduler, latent shape, or of a timestep that is not on the source's schedule.
     """
-    attributes, strengths = _pairs(attributes, strengths)
+    attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)
     for attribute in attributes:
-        _check_shape(attribute, source.final)
+        attribute.check_shape(source.final)
         if not (source.timesteps == attribute.t).any():
             raise ValueError(
                 f"the attribute {attribute.name} was learned at timestep {attribute.t:g} of {attribute.settings.steps} "
@@ -208,7 +214,7 @@ def apply_to(
         here = [(a, s) for a, s in zip(attributes, strengths, strict=True) if s and a.t == t]
         if not here:
             continue
-        code = _add(walk.at(t), sum(s * a.delta(source.settings.seeds) for a, s in here))
+        code = add(walk.at(t), sum(s * a.delta(source.settings.seeds) for a, s in here))
         later = resume(backbone, walk, t, code, progress=progress)
         # whole again: schedulers that remember earlier steps need them all to resume at the next timestep
         walk = replace(walk, codes=torch.cat([walk.codes[: walk.index(t)], later.codes]))
@@ -261,7 +267,7 @@ def factor(delta: Tensor) -> tuple[Tensor, Tensor]:
     return left.float().contiguous(), triplets.Vh[..., :rank, :].float().contiguous()
 
 
-def _add(x: Tensor, shift: Tensor) -> Tensor:
+def add(x: Tensor, shift: Tensor) -> Tensor:
     """x + shift, added up in float64 on the CPU (some devices have none) and rounded once. Checks that x is finite."""
     check_code(x)
     code = (x.detach().to("cpu", torch.float64) + shift).to(x.dtype)
@@ -270,7 +276,7 @@ def _add(x: Tensor, shift: Tensor) -> Tensor:
     return code.to(x.device)
 
 
-def _pairs(
+def paired(
     attributes: Attribute | Sequence[Attribute], strengths: float | Sequence[float]
 ) -> tuple[list[Attribute], list[float]]:
     """Attributes with one strength each. Raises ValueError if there are none, or the numbers differ."""
@@ -297,13 +303,6 @@ def _check_distinct(seeds: Sequence[int]) -> None:
     twice = [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]
     if twice:
         raise ValueError(f"an attribute has one Delta for each seed, and seed {twice[0]} is named twice: name it once")
-
-
-def _check_shape(attribute: Attribute, x: Tensor) -> None:
-    """Raise ValueError unless x has the shape (B, C, H, W) of codes that the attribute can be added to."""
-    if x.ndim != 4 or x.shape[1:] != attribute.latent_shape:
-        wanted = ", ".join(str(size) for size in ("B", *attribute.latent_shape))
-        raise ValueError(f"the attribute {attribute.name} is for codes of shape ({wanted}), not {tuple(x.shape)}")
 
 
 def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:

@@ -1,4 +1,4 @@
-"""The diffusion models: a registry of names, and one interface for text-to-image and unconditional ones.
+"""The diffusion models: one interface for text-to-image and unconditional ones, of latents or pixels.
 
 Codes are what the diffusion runs on, shape (B, C, H, W): an autoencoder's latents, or for pixel models the picture
 itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
@@ -9,89 +9,59 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DDPMPipeline, DiffusionPipeline, SchedulerMixin
 from torch import Tensor
+from transformers import CLIPTokenizer
 
-from lsvd import folders
-from lsvd.schedulers import accepts
+from lsvd import folders, hub
+from lsvd.families import (
+    FAMILIES,
+    Family,
+    denoiser,
+    from_autoencoder,
+    latent_shape,
+    makes_films,
+    native_size,
+    pack,
+    to_autoencoder,
+    unpack,
+)
+from lsvd.registry import REGISTRY, Entry, Kind
+from lsvd.schedulers import Scheduled, accepts, prepare, probing
 from lsvd.svd import check_code
 
-Kind = Literal["text-to-image", "unconditional"]
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the registry knows of a backbone, and the defaults it is used with.
-
-    `size` is the side of a picture in pixels. `tx` is the timestep Tx of an edit as a fraction of T, `dtau` where the
-    target code is taken, in steps of the schedule (positive is noisier), `k` the number of triplets kept of each code:
-    our choices, since the paper's summary leaves them open. `branch` is the fraction of T from which on the target's
-    trajectory has the target prompt, and before it the source's; 1, as in the paper, for the target prompt throughout.
-    `basis` and `keep_rest` are those of lsvd.avi.AVIConfig.
-    """
-
-    name: str
-    kind: Kind
-    folder: str
-    stands_for: str = ""
-    size: int = 0
-    steps: int = 50
-    guidance: float | None = None
-    tx: float = 0.6
-    dtau: int = 1
-    k: int = 6
-    branch: float = 1.0
-    basis: str = "both"
-    keep_rest: bool = True
-
-
-# mini-sd's tx and all after it are what a reader's success and side effects favour, for eight attributes on seeds
-# 100 to 115: see notebook 04 and outputs/tables/sweep.csv, by `make edits`.
-REGISTRY: dict[str, Entry] = {
-    entry.name: entry
-    for entry in (
-        Entry(
-            "mini-sd",
-            "text-to-image",
-            "mini-sd",
-            "Stable Diffusion 2.1",
-            128,
-            25,
-            guidance=6.0,
-            tx=0.2,
-            dtau=0,
-            k=8,
-            branch=0.6,
-            basis="complement",
-            keep_rest=False,
-        ),
-        Entry("mini-portraits", "unconditional", "mini-portraits", "google/ddpm-ema-celebahq-256", 64, 25),
-        Entry("mini-cats", "unconditional", "mini-cats", "google/ddpm-ema-cat-256", 64, 25),
-        Entry("mini-churches", "unconditional", "mini-churches", "google/ddpm-ema-church-256", 64, 25),
-    )
-}
 
 
 class Backbone(ABC):
     """A diffusion model with its scheduler. Make one with `load`, or from a pipeline of your own.
 
-    `pipe` is the diffusers pipeline, untouched; `scheduler` the one that sampling uses; `entry` the defaults.
+    `pipe` is the diffusers pipeline, untouched; `scheduler` the one that sampling uses; `entry` the defaults; `size`
+    the height and width of its pictures in pixels; `latent_shape` the shape (C, H, W) of one code.
     """
 
     kind: Kind
 
-    def __init__(self, pipe: DiffusionPipeline, entry: Entry, scheduler: SchedulerMixin, words: Iterable[str] = ()):
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        entry: Entry,
+        scheduler: SchedulerMixin,
+        words: Iterable[str] = (),
+        size: tuple[int, int] | None = None,
+    ):
         self.pipe, self.entry, self.scheduler, self.words = pipe, entry, scheduler, frozenset(words)
+        self.size = self._native_size() if size is None else size
+        self.latent_shape = self._latent_shape()
+        self._prepared: dict[int, SchedulerMixin] = {}
 
     @property
     def name(self) -> str:
@@ -100,20 +70,13 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device that codes are expected on."""
-        return self.pipe.unet.device
+        """The device that it computes on, where codes are expected."""
+        return self.pipe._execution_device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the model and of its codes."""
-        return self.pipe.unet.dtype
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """The shape (C, H, W) of one code."""
-        size = self.pipe.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return self.pipe.unet.config.in_channels, height, width
+        """The dtype of its codes."""
+        return denoiser(self.pipe).dtype
 
     @property
     def T(self) -> int:
@@ -124,7 +87,31 @@ class Backbone(ABC):
         """The same model, sharing its weights, with another scheduler; a class takes over the present one's config."""
         if isinstance(scheduler, type):
             scheduler = scheduler.from_config(self.scheduler.config)
-        return type(self)(self.pipe, self.entry, scheduler, self.words)
+        return type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
+
+    def schedule(self, steps: int) -> tuple[Tensor, float]:
+        """The timesteps of `steps` inference steps, on the CPU, and the scale of the noise at the first.
+
+        A scheduler of second order may list more timesteps than steps.
+        """
+        scheduler = self.prepared(steps)
+        return scheduler.timesteps.cpu(), float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+    def prepared(self, steps: int) -> SchedulerMixin:
+        """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it."""
+        if steps not in self._prepared:
+            self._prepared[steps] = self._prepare(steps)
+        return self._prepared[steps]
+
+    def _prepare(self, steps: int) -> SchedulerMixin:
+        return prepare(self.scheduler, steps)
+
+    def _native_size(self) -> tuple[int, int]:
+        return native_size(self.pipe)
+
+    @abstractmethod
+    def _latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the codes of pictures of its size. Raises ValueError if there is none."""
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """Standard normal noise, shape (B, C, H, W), picture i from a CPU generator seeded with seeds[i] alone.
@@ -196,21 +183,40 @@ class Backbone(ABC):
 
 
 class TextToImage(Backbone):
-    """A latent model that prompts steer: an untouched StableDiffusionPipeline."""
+    """A latent model that prompts steer: an untouched pipeline of one of lsvd.families."""
 
     kind = "text-to-image"
 
+    @property
+    def family(self) -> Family:
+        """What its pipeline's class does in its own way."""
+        return FAMILIES[type(self.pipe).__name__]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its codes: the model's, unless its family keeps them in float32."""
+        return torch.float32 if self.family.whole else denoiser(self.pipe).dtype
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return latent_shape(self.pipe, self.family.layout, self.size)
+
     def _encode(self, pictures: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        return vae.encode(pictures).latent_dist.mode() * vae.config.scaling_factor
+        with _whole_autoencoder(self.pipe) as vae:
+            pictures = pictures.to(vae.dtype)
+            coded = vae.encode(pictures.unsqueeze(2) if makes_films(vae) else pictures)
+            means = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
+            return from_autoencoder(self.pipe, means)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        vae = self.pipe.vae
-        return vae.decode(codes / vae.config.scaling_factor).sample
+        with _whole_autoencoder(self.pipe) as vae:
+            pictures = vae.decode(to_autoencoder(self.pipe, codes), return_dict=False)[0]
+        return pictures[:, :, 0] if makes_films(vae) else pictures
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warn (UserWarning) of words outside the model's vocabulary, and of what an overlong prompt loses."""
         tokenizer = self.pipe.tokenizer
+        if not isinstance(tokenizer, CLIPTokenizer) or getattr(self.pipe, "text_encoder_3", None) is not None:
+            return  # others read hundreds of tokens
         for prompt in dict.fromkeys(prompts):
             strange = [w for w in dict.fromkeys(_words(prompt)) if self.words and w not in self.words]
             if strange:
@@ -224,19 +230,39 @@ class TextToImage(Backbone):
     def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
         """See Backbone.denoise: here through the pipeline's own callback_on_step_end."""
 
-        def callback(pipe, step, t, tensors):
-            return {"latents": on_step(step, t, tensors["latents"])}
+        layout = self.family.layout
 
+        def callback(pipe, step, t, tensors):
+            latents = tensors["latents"]
+            x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            return {"latents": pack(x, layout).to(latents.dtype)}
+
+        self._call(scheduler, code, steps, prompts, guidance, eta, generators, callback)
+
+    def _prepare(self, steps: int) -> SchedulerMixin:
+        if not self.family.flow:
+            return prepare(self.scheduler, steps)
+        code, generators = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype), [torch.Generator()]
+        try:
+            self._call(probing(self.scheduler), code, steps, ["a"], 1.0, 0.0, generators, None)
+        except Scheduled as stopped:
+            return stopped.scheduler
+        raise RuntimeError(f"{type(self.pipe).__name__} does not ask its scheduler for timesteps")
+
+    def _call(self, scheduler, code, steps, prompts, guidance, eta, generators, callback) -> None:
+        family, (height, width) = self.family, self.size
+        options = {"eta": eta, "height": height, "width": width, **family.told}
+        if family.guidance:
+            options[family.guidance] = guidance
         with _lend(self.pipe, scheduler):
             self.pipe(
                 prompt=list(prompts),
                 num_inference_steps=steps,
-                guidance_scale=guidance,
-                eta=eta,
                 generator=generators,
-                latents=code,
+                latents=pack(code, family.given or family.layout),
                 output_type="latent",
                 callback_on_step_end=callback,
+                **{name: value for name, value in options.items() if accepts(self.pipe.__call__, name)},
             )
 
 
@@ -244,6 +270,13 @@ class Unconditional(Backbone):
     """A pixel model without prompts: a loop over `unet` and scheduler, since DDPMPipeline takes no callback."""
 
     kind = "unconditional"
+
+    def _native_size(self) -> tuple[int, int]:
+        size = self.pipe.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return self.pipe.unet.config.in_channels, *self.size
 
     def _encode(self, pictures: Tensor) -> Tensor:
         return pictures
@@ -274,64 +307,119 @@ def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
         pipe.scheduler = own
 
 
-PIPELINES = {
-    "StableDiffusionPipeline": (TextToImage, StableDiffusionPipeline),
-    "DDPMPipeline": (Unconditional, DDPMPipeline),
-    "DDIMPipeline": (Unconditional, DDPMPipeline),
-}
+@contextmanager
+def _whole_autoencoder(pipe: DiffusionPipeline):
+    """Its autoencoder, in float32 for the while if it overflows in float16, as its configuration says."""
+    vae = pipe.vae
+    raised = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+    if raised:
+        vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        if raised:
+            vae.to(torch.float16)
 
 
-def load(name: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Backbone:
-    """The backbone of a registered name, or of a folder on disk in diffusers' format (its kind from model_index.json).
+UNCONDITIONAL = ("DDPMPipeline", "DDIMPipeline")
 
-    Weights are read from safetensors files only, in float32 unless `dtype` says otherwise. Unconditional models get a
-    DDIM scheduler with the settings of the folder's own. Raises ValueError for a name that is neither, or a pipeline
-    class that is not supported; FileNotFoundError for missing files; ValueError for damaged ones, or files that do not
-    fit together.
+
+def load(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Backbone:
+    """The backbone of a registered name, of a folder on disk in diffusers' format, or of an id on the hub.
+
+    dtype: None for float32 on the CPU and with embedded weights, and for the registered half precision elsewhere. size:
+    of pictures in pixels, or (height, width); None for the model's own. revision, variant: of a repository on the hub,
+    None for those registered. Weights are read from safetensors files; where a checkpoint has only others, with
+    weights_only. Unconditional models get a DDIM scheduler with the settings of their own.
+
+    Raises ValueError for a name that is none of these, a pipeline class that is not supported, a size that it cannot
+    draw, damaged files, or files that do not fit together; FileNotFoundError for missing ones.
     """
     entry = REGISTRY.get(str(name))
-    folder = WEIGHTS / entry.folder if entry else Path(name).expanduser()
-    remedy = folders.restore(entry.folder) if entry else folders.COPY
+    folder, remedy, variant = _find(name, entry, device, revision, variant)
     index = folder / "model_index.json"
-    if not entry:
-        if str(name) == "mini-clip" or (not index.is_file() and _is_clip(folder / "config.json")):
-            raise ValueError(f"{name} is a CLIP model, which compares pictures with texts: load it with lsvd.clip.load")
-        if not folder.is_dir():
-            known = ", ".join(REGISTRY)
-            raise ValueError(f"there is no backbone {str(name)!r}, nor a folder of that name: choose from {known}")
     if not index.is_file():
         raise FileNotFoundError(f"there are no weights in {folder} (no model_index.json): {remedy}")
     components = folders.read_json(index, remedy)
     if "_class_name" not in components:
         raise ValueError(f"{index} is damaged: {remedy}")
-    pipeline = components["_class_name"]
-    if pipeline not in PIPELINES:
-        raise ValueError(f"{folder} holds a {pipeline}, which is not supported: choose from {', '.join(PIPELINES)}")
-    backbone, loader = PIPELINES[pipeline]
+    kind = _kind(str(components["_class_name"]), f", as in {folder},")
     words = _read_words(folder / "vocabulary.txt", remedy)
-    parts = _read_parts(folder, components, remedy, dtype)
-    extra = {"requires_safety_checker": False} if backbone is TextToImage else {}
-    extra |= {"dtype": dtype or torch.float32, "use_safetensors": True, "local_files_only": True}
+    dtype = dtype or (entry.dtype(device) if entry else torch.float32)
+    own = bool(entry and entry.folder)
+    parts = _read_parts(folder, components, remedy, dtype, variant, own)
+    extra = {"requires_safety_checker": False} if "requires_safety_checker" in components else {}
+    loader = getattr(diffusers, components["_class_name"]) if kind == "text-to-image" else DDPMPipeline
     with folders.explained(folder, remedy), folders.silently():
-        pipe = loader.from_pretrained(folder, **parts, **extra)
+        pipe = loader.from_pretrained(folder, **parts, **extra, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)  # lsvd.trajectory shows one bar for both kinds
-    entry = entry or Entry(folder.name, backbone.kind, str(folder), guidance=7.5 if backbone is TextToImage else None)
-    return from_pipeline(pipe.to(device), entry, words)
+    label = str(name) if hub.is_id(str(name)) and not Path(name).expanduser().is_dir() else folder.name
+    return from_pipeline(pipe.to(device), entry or _entry(label, kind, pipe, str(folder)), words, size)
 
 
-def from_pipeline(pipe: DiffusionPipeline, entry: Entry | None = None, words: Iterable[str] = ()) -> Backbone:
+def _find(name, entry, device, revision, variant) -> tuple[Path, str, str | None]:
+    """The folder of a backbone, what to do if something is wrong with it, and the variant of its files."""
+    if entry and entry.folder:
+        return WEIGHTS / entry.folder, folders.restore(entry.folder), None
+    folder = Path(name).expanduser()
+    if entry is None and folder.is_dir():
+        if not (folder / "model_index.json").is_file() and _is_clip(folder / "config.json"):
+            raise ValueError(f"{name} is a CLIP model, which compares pictures with texts: load it with lsvd.clip.load")
+        return folder, folders.COPY, variant
+    if str(name) == "mini-clip":
+        raise ValueError(f"{name} is a CLIP model, which compares pictures with texts: load it with lsvd.clip.load")
+    if entry is None and not hub.is_id(str(name)):
+        known = ", ".join(REGISTRY)
+        raise ValueError(f"there is no backbone {str(name)!r}, nor a folder of that name: choose from {known}")
+    half = torch.device(device).type != "cpu"
+    variants = [variant] if variant else [entry.variant, None] if entry and entry.variant and half else [None]
+    folder, variant = hub.fetch(entry.hub if entry else (str(name),), revision or (entry and entry.revision), variants)
+    return folder, f"remove {folder} and load it again", variant
+
+
+def _kind(pipeline: str, where: str = "") -> Kind:
+    """The kind of a diffusers pipeline class. Raises ValueError for one that is not supported."""
+    if pipeline in FAMILIES:
+        return "text-to-image"
+    if pipeline in UNCONDITIONAL:
+        return "unconditional"
+    known = ", ".join((*FAMILIES, *UNCONDITIONAL))
+    raise ValueError(f"a {pipeline}{where} is not supported: choose from {known}")
+
+
+def _entry(name: str, kind: Kind, pipe: DiffusionPipeline, folder: str = "") -> Entry:
+    """The defaults of a model that is not registered."""
+    return Entry(
+        name, kind, folder, guidance=FAMILIES[type(pipe).__name__].default if kind == "text-to-image" else None
+    )
+
+
+def from_pipeline(
+    pipe: DiffusionPipeline,
+    entry: Entry | None = None,
+    words: Iterable[str] = (),
+    size: int | tuple[int, int] | None = None,
+) -> Backbone:
     """A backbone around a diffusers pipeline in memory; `words` are those it knows, none to check none.
 
-    Raises ValueError for a pipeline class that is not supported.
+    size: of its pictures in pixels, or (height, width); None for the model's own. Raises ValueError for a pipeline
+    class that is not supported, or a size that it cannot draw.
     """
     name = type(pipe).__name__
-    if name not in PIPELINES:
-        raise ValueError(f"a {name} is not supported: choose from {', '.join(PIPELINES)}")
-    backbone = PIPELINES[name][0]
-    if backbone is TextToImage:
-        entry = entry or Entry(name, backbone.kind, "", guidance=7.5)
-        return backbone(pipe, entry, pipe.scheduler, words)
-    return backbone(pipe, entry or Entry(name, backbone.kind, ""), DDIMScheduler.from_config(pipe.scheduler.config))
+    kind = _kind(name)
+    entry = entry or _entry(name, kind, pipe)
+    size = (size, size) if isinstance(size, int) else size
+    if kind == "text-to-image":
+        return TextToImage(pipe, entry, pipe.scheduler, words, size)
+    return Unconditional(pipe, entry, DDIMScheduler.from_config(pipe.scheduler.config), words, size)
 
 
 def check_pictures(pictures: Tensor) -> Tensor:
@@ -360,8 +448,13 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(seed) for seed in seeds)
 
 
-def _read_parts(folder: Path, components: Mapping[str, Any], remedy: str, dtype: torch.dtype | None) -> dict[str, Any]:
-    """The networks and the tokenizer of a pipeline, checked; of its other parts, only that they can be read."""
+def _read_parts(
+    folder: Path, components: Mapping[str, Any], remedy: str, dtype: torch.dtype, variant: str | None, own: bool
+) -> dict[str, Any]:
+    """The networks and the CLIP tokenizers of a pipeline, checked; of its other parts, only that they can be read.
+
+    `own` are weights of this package, which hold exactly what is asked for; others may hold more.
+    """
     libraries = {"diffusers": diffusers, "transformers": transformers}
     networks, tokenizers = {}, []
     for name, value in components.items():
@@ -369,13 +462,14 @@ def _read_parts(folder: Path, components: Mapping[str, Any], remedy: str, dtype:
             case [("diffusers" | "transformers") as library, str(kind)]:
                 found = getattr(libraries[library], kind, None)
                 if isinstance(found, type) and issubclass(found, torch.nn.Module):
-                    networks[name] = folders.read_model(found, folder / name, remedy, dtype)
+                    networks[name] = folders.read_model(found, folder / name, remedy, dtype, variant, strict=own)
                 elif kind in ("CLIPTokenizer", "CLIPTokenizerFast"):
                     tokenizers.append(name)
                 else:
                     folders.check_json(folder / name, remedy)
-    text = networks.get("text_encoder")  # without one, the pipeline will refuse
-    read = {name: folders.read_tokenizer(folder / name, remedy, text.config) for name in tokenizers if text}
+    # tokenizer_2 is read by text_encoder_2; without an encoder, the pipeline will refuse
+    towers = {name: networks.get(name.replace("tokenizer", "text_encoder")) for name in tokenizers}
+    read = {name: folders.read_tokenizer(folder / name, remedy, text.config) for name, text in towers.items() if text}
     return networks | read
 
 

@@ -25,18 +25,32 @@ def restore(name: str) -> str:
     return f"restore them with `git checkout -- lsvd/weights/{name}`, or train anew with `make train`"
 
 
-def read_model(kind: type[Model], folder: Path, remedy: str, dtype: torch.dtype | None = None) -> Model:
-    """A model of a diffusers or transformers class, from safetensors files only, in float32 unless `dtype` says else.
+def read_model(
+    kind: type[Model],
+    folder: Path,
+    remedy: str,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    *,
+    strict: bool = True,
+) -> Model:
+    """A model of a diffusers or transformers class, in float32 unless `dtype` says else.
 
-    Raises FileNotFoundError if a file is missing, and ValueError if one is damaged, or if its tensors are not those
-    that config.json asks for.
+    It is read from safetensors files of the variant, or else without one. If `strict`, no others are read, and they
+    must hold nothing that config.json does not ask for; if not, files of pickled tensors are read where there is
+    nothing else, with weights_only. Raises FileNotFoundError if a file is missing, and ValueError if one is damaged,
+    or if its tensors are not those that config.json asks for.
     """
     check_json(folder, remedy)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} lacks its config.json: {remedy}")
-    _check_weights(folder, remedy)
-    options: dict[str, Any] = {"dtype": dtype or torch.float32, "use_safetensors": True, "local_files_only": True}
-    if issubclass(kind, PreTrainedModel):
+    variant = variant if variant and any(folder.glob(f"*.{variant}*.safetensors*")) else None
+    pickled = not strict and not any(folder.glob("[!.]*.safetensors")) and any(folder.glob("[!.]*.bin"))
+    if not pickled:
+        _check_weights(folder, remedy)
+    options: dict[str, Any] = {"dtype": dtype or torch.float32, "local_files_only": True, "variant": variant}
+    options |= {"use_safetensors": not pickled} | ({"weights_only": True} if pickled and _transformers(kind) else {})
+    if _transformers(kind):
         options["ignore_mismatched_sizes"] = True  # and report them: otherwise they are only printed
     with explained(folder, remedy), silently():
         model, found = kind.from_pretrained(folder, output_loading_info=True, **options)
@@ -45,10 +59,14 @@ def read_model(kind: type[Model], folder: Path, remedy: str, dtype: torch.dtype 
         ("holds tensors that the model in its config.json does not have", found["unexpected_keys"]),
         ("holds tensors of other shapes than its config.json says", [name for name, *_ in found["mismatched_keys"]]),
     ):
-        if names:
+        if names and (strict or "does not have" not in problem):
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"the weights file in {folder} {problem} ({min(names)}{others}): {remedy}")
     return model
+
+
+def _transformers(kind: type[Model]) -> bool:
+    return issubclass(kind, PreTrainedModel)
 
 
 def read_tokenizer(folder: Path, remedy: str, text: CLIPTextConfig) -> CLIPTokenizer:

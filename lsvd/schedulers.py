@@ -9,7 +9,6 @@ import inspect
 
 import torch
 from diffusers import SchedulerMixin
-from torch import Tensor
 
 
 def accepts(function, name: str) -> bool:
@@ -58,29 +57,55 @@ def starting_at(scheduler: SchedulerMixin, first: int) -> SchedulerMixin:
     return later
 
 
-def schedule(scheduler: SchedulerMixin, steps: int) -> tuple[Tensor, float]:
-    """The timesteps of `steps` inference steps, as the scheduler gives them, on the CPU, and its init_noise_sigma.
+class Scheduled(Exception):
+    """Raised by a scheduler of `probing`: `scheduler` is a copy of the original, set to its schedule."""
 
-    A scheduler of second order may list more timesteps than steps.
+    def __init__(self, scheduler: SchedulerMixin):
+        super().__init__("the schedule is set")
+        self.scheduler = scheduler
+
+
+def probing(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A copy of a scheduler that raises Scheduled when it is asked for a schedule.
+
+    Pipelines of flow matching work out noise levels from the size of a picture and hand them to the scheduler: this is
+    how to learn them without drawing.
     """
+    base = type(scheduler)
+
+    @functools.wraps(base.set_timesteps)
+    def set_timesteps(self, *args, **kwargs):
+        self.__class__ = base
+        self.set_timesteps(*args, **kwargs)
+        raise Scheduled(self)
+
+    probe = copy.deepcopy(scheduler)
+    probe.__class__ = type(base.__name__, (base,), {"set_timesteps": set_timesteps})
+    return probe
+
+
+def prepare(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
+    """A copy of a scheduler, set to its schedule of `steps` inference steps."""
     own = copy.deepcopy(scheduler)
     own.set_timesteps(steps)
-    return own.timesteps.cpu(), float(own.init_noise_sigma)
+    return own
 
 
-def remembers(scheduler: SchedulerMixin, steps: int) -> bool:
+def remembers(prepared: SchedulerMixin) -> bool:
     """Whether a step leaves anything in the scheduler that later steps may use: true of multistep solvers.
 
     Found out by taking a step on zeros and comparing the scheduler's attributes, so it needs no list of classes. When
-    a step fails on zeros, the answer is True, which is safe: resuming is then slower but exact.
+    a step fails on zeros, the answer is True, which is safe: resuming is then slower but exact. `prepared` is a
+    scheduler set to its schedule, and stays as it is.
     """
-    own = copy.deepcopy(scheduler)
-    own.set_timesteps(steps)
+    own = copy.deepcopy(prepared)
     before = _state(own)
     try:
         x = torch.zeros(1, 1, 8, 8)
         t = own.timesteps[0]
-        own.step(torch.zeros_like(own.scale_model_input(x, t)), t, x)
+        if hasattr(own, "scale_model_input"):
+            own.scale_model_input(x, t)
+        own.step(torch.zeros_like(x), t, x)
     except Exception:
         return True
     after = _state(own)

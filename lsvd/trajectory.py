@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd.backbones import Backbone, check_seeds, mix
-from lsvd.schedulers import accepts, remembers, schedule, starting_at
+from lsvd.schedulers import accepts, remembers, starting_at
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def run(
     plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments.
     """
     settings = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
-    timesteps, sigma = schedule(backbone.scheduler, settings.steps)
+    timesteps, sigma = backbone.schedule(settings.steps)
     n = len(settings.seeds)
     x = backbone.noise(settings.seeds) * sigma if codes is None else backbone.check_codes(codes, n)
     return _walk(backbone, settings, timesteps, 0, x, None, progress)
@@ -172,7 +172,7 @@ def resume(
     _check_made_with(backbone, settings)
     if prompts is not None:
         settings = Settings.of(backbone, prompts, settings.seeds, settings.steps, settings.guidance, settings.eta)
-    timesteps, _ = schedule(backbone.scheduler, settings.steps)
+    timesteps, _ = backbone.schedule(settings.steps)
     first = step_of(timesteps, t)
     if code is None:
         if not whole:
@@ -180,7 +180,7 @@ def resume(
         code = source.at(t)
     code = backbone.check_codes(code, len(settings.seeds))
     replay = None
-    if first and remembers(backbone.scheduler, settings.steps):
+    if first and remembers(backbone.prepared(settings.steps)):
         if not whole or len(source.timesteps) < len(timesteps):
             raise ValueError(f"{settings.scheduler} remembers earlier steps: resume from the whole trajectory")
         replay = source.codes[:first]
@@ -200,7 +200,7 @@ def branch(
     Down to t the codes are the source's, though the settings name the other prompts; so `resume` takes it up at t and
     later timesteps only. Raises ValueError as `resume`, and for a source that is not whole.
     """
-    if source.timesteps[0] != schedule(backbone.scheduler, source.settings.steps)[0][0]:
+    if source.timesteps[0] != backbone.schedule(source.settings.steps)[0][0]:
         raise ValueError("only a part of the source trajectory is there: branch off the whole one")
     later = resume(backbone, source, t, prompts=prompts, progress=progress)
     codes = torch.cat([source.codes[: source.index(t)], later.codes])

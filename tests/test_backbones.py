@@ -84,7 +84,7 @@ def test_half_precision_weights_load_in_float32(folder):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["mini-dogs", "nowhere/at/all", "sd21"])
+@pytest.mark.parametrize("name", ["mini-dogs", "nowhere/at/all", "sd22"])
 def test_unknown_name(name):
     with pytest.raises(ValueError, match="choose from mini-sd, mini-portraits, mini-cats, mini-churches"):
         backbones.load(name)
@@ -130,6 +130,52 @@ def test_pickles_are_not_read(folder):
         backbones.load("mini-cats")
 
 
+class Payload:
+    """Pickled, it calls a function when it is read."""
+
+    def __reduce__(self):
+        return (open, ("opened-by-a-pickle", "w"))
+
+
+def test_pickled_tensors_of_others_are_read_and_code_is_not(folder, monkeypatch):
+    """Parts of google/ddpm-ema-* are there as pickles only."""
+    monkeypatch.chdir(folder)
+    file = unet_file(folder, "mini-cats")
+    file.unlink()
+    pickled = file.with_name("diffusion_pytorch_model.bin")
+    torch.save(unconditional().pipe.unet.state_dict(), pickled)
+    found = backbones.load(folder / "mini-cats").pipe.unet.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in unconditional().pipe.unet.state_dict().items())
+    torch.save({"conv_in.weight": Payload()}, pickled)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        backbones.load(folder / "mini-cats")
+    assert not (folder / "opened-by-a-pickle").exists()
+
+
+def test_safetensors_go_before_pickles(folder):
+    unet_file(folder, "mini-cats").with_name("diffusion_pytorch_model.bin").write_bytes(b"not read")
+    backbones.load(folder / "mini-cats")
+
+
+def test_variants(folder):
+    tiny_pipeline().to(torch.float16).save_pretrained(folder / "half", variant="fp16")
+    backbone = backbones.load(folder / "half", variant="fp16")
+    assert backbone.dtype == torch.float32
+    # what has no such variant is read without
+    assert backbones.load(folder / "mini-sd", variant="fp16").dtype == torch.float32
+
+
+def test_sizes():
+    pipe = tiny_pipeline()
+    backbone = backbones.from_pipeline(pipe, size=(8, 24))
+    assert backbone.size == (8, 24) and backbone.latent_shape == (4, 4, 12)
+    walk = run(backbone, "a person", [1, 2], steps=2)
+    assert walk.final.shape == (2, 4, 4, 12) and backbone.decode(walk.final).shape == (2, 3, 8, 24)
+    assert backbones.from_pipeline(pipe).size == (16, 16)
+    with pytest.raises(ValueError, match="multiples of 2 pixels, not 15x16"):
+        backbones.from_pipeline(pipe, size=(15, 16))
+
+
 def test_sharded_weights(folder):
     backbone = unconditional()
     backbone.pipe.save_pretrained(folder / "sharded", max_shard_size="20KB")
@@ -145,8 +191,10 @@ def test_sharded_weights(folder):
 
 
 def test_other_pipelines(folder):
-    (folder / "mini-sd" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(ValueError, match="FluxPipeline, which is not supported"):
+    (folder / "mini-sd" / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    with pytest.raises(
+        ValueError, match="a WanPipeline, as in .*, is not supported: choose from StableDiffusionPipeline"
+    ):
         backbones.load("mini-sd")
     with pytest.raises(ValueError, match="a Linear is not supported"):
         backbones.from_pipeline(torch.nn.Linear(1, 1))

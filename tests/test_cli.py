@@ -153,7 +153,7 @@ def test_a_png_holds_the_picture_exactly():
         (["--to", "old", "--strength", "inf"], "not finite"),
         (["--to", "old", "--strength", "1", "--strength", "2"], "2 strengths for 1 attributes"),
         (["--to", "old", "--strength", "1e300"], "not finite: choose some nearer to 0"),
-        (["--to", "old", "--backbone", "sd21"], "choose from mini-sd"),
+        (["--to", "old", "--backbone", "sd22"], "choose from mini-sd"),
         (["--to", "old", "--device", "abacus"], "there is no device 'abacus'"),
         (["--to", "old", "--device", "meta"], "there is no device 'meta'"),
         (["--to", "old", "--out", "x.bmp"], "end its name in .png"),

@@ -9,7 +9,7 @@ from test_response import untrained
 from tiny import text_to_image, unconditional
 from torch.testing import assert_close
 
-from lsvd import backbones, response
+from lsvd import backbones, registry, response
 from lsvd.files import outputs
 from lsvd.testbed import reader as readers
 from lsvd.testbed import survey
@@ -105,7 +105,7 @@ def test_all_subjects_are_the_embedded_ones(monkeypatch):
     monkeypatch.setattr(survey.backbones, "load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
     monkeypatch.setattr(survey.readers, "load", lambda scene: scene)
     models, judges = survey.subjects()
-    assert loaded == list(models) == list(backbones.REGISTRY)
+    assert loaded == list(models) == list(registry.EMBEDDED)
     assert judges == {name: scene for name, (scene, _) in GENERATORS.items()}
 
 

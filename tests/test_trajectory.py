@@ -17,7 +17,7 @@ from tiny import KINDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
 from torch.testing import assert_close
 
 from lsvd import trajectory
-from lsvd.schedulers import remembers, schedule
+from lsvd.schedulers import remembers
 from lsvd.trajectory import resume, run, sample
 
 # diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
@@ -197,7 +197,7 @@ def test_memory_is_found_out():
     expected = {DDIMScheduler: False, DDPMScheduler: False, EulerDiscreteScheduler: False}
     expected |= {EulerAncestralDiscreteScheduler: False, DPMSolverMultistepScheduler: True}
     for scheduler, memory in expected.items():
-        assert remembers(base.with_scheduler(scheduler).scheduler, 6) is memory
+        assert remembers(base.with_scheduler(scheduler).prepared(6)) is memory
 
 
 def test_a_picture_alone_and_in_a_batch(backbone):
@@ -383,11 +383,9 @@ def test_bad_prompts():
 
 
 def test_schedule_is_what_the_scheduler_says():
-    scheduler = text_to_image().scheduler
-    timesteps, sigma = schedule(scheduler, 5)
+    timesteps, sigma = text_to_image().schedule(5)
     assert timesteps.tolist() == [801, 601, 401, 201, 1] and sigma == 1
-    euler = text_to_image().with_scheduler(EulerDiscreteScheduler).scheduler
-    assert schedule(euler, 5)[1] > 5
+    assert text_to_image().with_scheduler(EulerDiscreteScheduler).schedule(5)[1] > 5
 
 
 def test_a_branch_takes_its_prompts_from_a_timestep_on():

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from lsvd import backbones, cache
 from lsvd.backbones import Backbone, check_seeds
 from lsvd.files import outputs
+from lsvd.registry import EMBEDDED
 from lsvd.response import Responses, responses
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
@@ -54,7 +55,7 @@ def subjects(name: str = "all", scene: str = "") -> tuple[dict[str, Backbone], d
     name: of one embedded model, a folder, or all embedded models. scene: which one a model of your own draws; without,
     nobody reads its pictures. Raises ValueError for an unknown name or scene, and as lsvd.backbones.load.
     """
-    models = [backbones.load(each) for each in (backbones.REGISTRY if name == "all" else [name])]
+    models = [backbones.load(each) for each in (EMBEDDED if name == "all" else [name])]
     scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
     return {model.name: model for model in models}, {each: readers.load(own) for each, own in scenes.items() if own}
 

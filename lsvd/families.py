@@ -1,0 +1,168 @@
+"""What differs between diffusers' text-to-image pipelines, a line each: how their latents lie, and what they are told.
+
+Everything else is the same for all of them: a pipeline is called with `latents`, and read and written at each step
+through `callback_on_step_end`. Codes are (B, C, H, W) here, whatever a pipeline makes of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+Layout = Literal["grid", "frame", "tokens", "patches"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a pipeline class takes and gives its latents.
+
+    layout, of codes (B, C, H, W) within the pipeline: `grid`, as they are; `frame`, (B, C, 1, H, W), a film of one
+    picture; `tokens`, (B, HW, C), row by row; `patches`, (B, HW / 4, 4C), each token a 2 x 2 patch of each channel.
+    given: the layout that `latents=` is taken in, where it is another. guidance: the name of the argument for it, None
+    for pipelines without. default: what it is where nothing else is said. told: further arguments of every call. flow:
+    whether the pipeline computes its schedule itself and hands it to the scheduler. whole: whether codes are float32
+    whatever the model's dtype.
+    """
+
+    layout: Layout = "grid"
+    given: Layout | None = None
+    guidance: str | None = "guidance_scale"
+    default: float = 7.5
+    told: Mapping[str, Any] = field(default_factory=dict)
+    flow: bool = False
+    whole: bool = False
+
+
+# The names are those of diffusers' classes.
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": Family(),
+    "StableDiffusionXLPipeline": Family(default=5.0),
+    "LatentConsistencyModelPipeline": Family(default=8.5),
+    "StableDiffusion3Pipeline": Family(default=7.0, flow=True),
+    "FluxPipeline": Family("patches", default=3.5, flow=True),
+    "Flux2Pipeline": Family("tokens", "grid", default=4.0, flow=True),
+    "Flux2KleinPipeline": Family("tokens", "grid", default=4.0, flow=True),
+    "ChromaPipeline": Family("patches", default=5.0, flow=True),
+    "SanaPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
+    "Lumina2Pipeline": Family(default=4.0, flow=True),
+    "QwenImagePipeline": Family(
+        "patches", guidance="true_cfg_scale", default=4.0, told={"negative_prompt": " "}, flow=True
+    ),
+    "ZImagePipeline": Family(default=5.0, flow=True, whole=True),
+    "CogView4Pipeline": Family(default=5.0, flow=True, whole=True),
+}
+
+
+def pack(codes: Tensor, layout: Layout) -> Tensor:
+    """Codes, shape (B, C, H, W), in a pipeline's layout (see Family). H and W are even for `patches`."""
+    match layout:
+        case "frame":
+            return codes.unsqueeze(2)
+        case "tokens":
+            return codes.flatten(2).mT.contiguous()
+        case "patches":
+            b, c, h, w = codes.shape
+            parts = codes.reshape(b, c, h // 2, 2, w // 2, 2)
+            return parts.permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+    return codes
+
+
+def unpack(latents: Tensor, layout: Layout, shape: tuple[int, int, int]) -> Tensor:
+    """The inverse of `pack`, to codes of `shape` (C, H, W), contiguous."""
+    c, h, w = shape
+    match layout:
+        case "frame":
+            return latents.squeeze(2)
+        case "tokens":
+            return latents.mT.reshape(-1, c, h, w).contiguous()
+        case "patches":
+            parts = latents.reshape(-1, h // 2, w // 2, c, 2, 2)
+            return parts.permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
+    return latents
+
+
+def denoiser(pipe: DiffusionPipeline) -> torch.nn.Module:
+    """The network that a pipeline denoises with."""
+    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+
+
+def native_size(pipe: DiffusionPipeline) -> tuple[int, int]:
+    """Height and width in pixels that a pipeline draws if it is not told."""
+    size = getattr(pipe, "default_sample_size", None) or denoiser(pipe).config.get("sample_size")
+    if size is None:
+        return 1024, 1024  # what the pipelines of such models say in their arguments
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
+
+
+def latent_shape(pipe: DiffusionPipeline, layout: Layout, size: tuple[int, int]) -> tuple[int, int, int]:
+    """The shape (C, H, W) of the codes of pictures of `size` (height, width) in pixels.
+
+    Raises ValueError for a size that the pipeline's latents cannot have.
+    """
+    channels = denoiser(pipe).config.in_channels
+    shrink = pipe.vae_scale_factor * (2 if layout == "tokens" else 1)
+    step = 2 * shrink if layout == "patches" else shrink
+    if any(side < step or side % step for side in size):
+        raise ValueError(
+            f"a {type(pipe).__name__} draws pictures of multiples of {step} pixels, not {size[0]}x{size[1]}"
+        )
+    return channels // 4 if layout == "patches" else channels, size[0] // shrink, size[1] // shrink
+
+
+def makes_films(vae: torch.nn.Module) -> bool:
+    """Whether an autoencoder is made for films, and takes and gives (B, C, frames, H, W)."""
+    return "temperal_downsample" in vae.config
+
+
+def to_autoencoder(pipe: DiffusionPipeline, codes: Tensor) -> Tensor:
+    """Codes, shape (B, C, H, W), as the autoencoder's decoder takes them, in its dtype."""
+    vae = pipe.vae
+    config, codes = vae.config, codes.to(vae.dtype)
+    if hasattr(vae, "bn"):  # Flux 2: normalised patches of 2 x 2
+        mean, std = _batch_norm(vae, codes)
+        return _unfold(codes * std + mean)
+    if config.get("latents_mean") is not None:
+        mean, std = _statistics(config, codes)
+        scale = 1 if "z_dim" in config else config.scaling_factor
+        codes = codes * std / scale + mean
+    else:
+        codes = codes / config.scaling_factor + (config.get("shift_factor") or 0)
+    return codes.unsqueeze(2) if makes_films(vae) else codes
+
+
+def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
+    """The inverse of `to_autoencoder`, for the means that the encoder gives."""
+    vae = pipe.vae
+    config = vae.config
+    if hasattr(vae, "bn"):
+        patches = _fold(means)
+        mean, std = _batch_norm(vae, patches)
+        return (patches - mean) / std
+    means = means.squeeze(2) if makes_films(vae) else means
+    if config.get("latents_mean") is not None:
+        mean, std = _statistics(config, means)
+        scale = 1 if "z_dim" in config else config.scaling_factor
+        return (means - mean) * scale / std
+    return (means - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
+def _statistics(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(config[n]).to(like).reshape(1, -1, 1, 1) for n in ("latents_mean", "latents_std"))
+
+
+def _batch_norm(vae: torch.nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    mean = vae.bn.running_mean.reshape(1, -1, 1, 1).to(like)
+    return mean, (vae.bn.running_var.reshape(1, -1, 1, 1) + vae.config.batch_norm_eps).sqrt().to(like)
+
+
+def _fold(latents: Tensor) -> Tensor:
+    """Patches of 2 x 2 as channels: (B, C, H, W) to (B, 4C, H / 2, W / 2)."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+
+def _unfold(patches: Tensor) -> Tensor:
+    return torch.nn.functional.pixel_shuffle(patches, 2)

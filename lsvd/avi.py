@@ -259,7 +259,7 @@ class Edit:
 
 def edit_prompt(
     backbone: Backbone,
-    source: str | Sequence[str],
+    source: str | Sequence[str] | Trajectory,
     target: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
@@ -276,6 +276,8 @@ def edit_prompt(
 ) -> Edit:
     """Edit the pictures of the source prompt towards the target prompt, from the same noise (the paper's Figure 1).
 
+    source: prompts, to be drawn with `seeds`, `steps`, `guidance` and `eta`; or a whole trajectory, drawn before or
+    found by lsvd.inversion.invert, whose own settings hold then, for the target as well.
     tx: where x is taken, as a fraction of T (rounded to the schedule). dtau: where z is taken, in steps from there;
     positive is noisier (larger t), negative cleaner. branch: the fraction of T from which on z's trajectory has the
     target prompt; before, it has the source's, so that both pictures share what is settled by then, such as pose and
@@ -293,10 +295,16 @@ def edit_prompt(
     entry = backbone.entry
     k_x = entry.k if entry.basis == "both" else None
     config = config or AVIConfig(k_x, entry.k, entry.keep_rest, basis=entry.basis)
+    x_walk = source if isinstance(source, Trajectory) else None
+    if x_walk is not None:
+        made = x_walk.settings
+        source, seeds, steps, guidance, eta = made.prompts, made.seeds, made.steps, made.guidance, made.eta
+        if len(x_walk.timesteps) < len(backbone.schedule(steps)[0]):
+            raise ValueError("only a part of the source trajectory is there: edit the whole one")
     seeds = check_seeds(seeds)
     if _lines(source, len(seeds)) == _lines(target, len(seeds)):
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
-    x_walk = run(backbone, source, seeds, steps, guidance, eta, progress=progress)
+    x_walk = x_walk or run(backbone, source, seeds, steps, guidance, eta, progress=progress)
     t = x_walk.nearest(entry.tx if tx is None else tx)
     dtau = entry.dtau if dtau is None else dtau
     place = x_walk.index(t) - dtau  # larger t comes first
@@ -306,7 +314,8 @@ def edit_prompt(
     part = entry.branch if branch is None else branch
     t_branch = x_walk.nearest(part) if part != 1 else None
     if t_branch is None:
-        z_walk = run(backbone, target, seeds, steps, guidance, eta, progress=progress)
+        noise = x_walk.codes[0]
+        z_walk = run(backbone, target, seeds, steps, guidance, eta, codes=noise, progress=progress)
     elif x_walk.index(t_branch) >= place:
         raise ValueError(
             f"at timestep {t_target} z has not left x yet, it does at {t_branch}: raise branch, or lower tx"

@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd import backbones, schedulers, trajectory
+from lsvd import backbones, families, schedulers, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import WriteError, outputs, write_bytes
 from lsvd.trajectory import Settings, Trajectory, config_text, run
@@ -164,9 +164,10 @@ def identity(backbone: Backbone) -> dict[str, Any]:
         "scheduler": f"{type(scheduler).__module__}.{type(scheduler).__qualname__}",
         "config": config_text(scheduler.config),
         "dtype": str(backbone.dtype),
+        "size": list(backbone.size),
         "machine": machine,
         "versions": {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)},
-        "code": _code(trajectory, backbones, schedulers),
+        "code": _code(trajectory, backbones, families, schedulers),
     }
 
 
@@ -174,7 +175,7 @@ _digests: WeakKeyDictionary[DiffusionPipeline, tuple[tuple, str]] = WeakKeyDicti
 
 
 def weights(backbone: Backbone) -> str:
-    """A digest of a backbone's networks as they are in memory, with their configurations, and of its tokenizer.
+    """A digest of a backbone's networks as they are in memory, with their configurations, and of its tokenizers.
 
     Computed once for each pipeline, and again after its parameters were loaded, cast, moved or changed in place (other
     than through `.data`, which torch does not record).
@@ -186,7 +187,8 @@ def weights(backbone: Backbone) -> str:
     known = _digests.get(backbone.pipe)
     if known is None or known[0] != stamp:
         described = {name: (type(part).__qualname__, _settled(part.config)) for name, part in networks.items()}
-        described["tokenizer"] = _vocabulary(parts.get("tokenizer"))
+        described["tokenizer"] = None
+        described |= {name: _vocabulary(part) for name, part in parts.items() if name.startswith("tokenizer")}
         text = checksum(tensors) + json.dumps(described, sort_keys=True)
         known = _digests[backbone.pipe] = stamp, hashlib.sha256(text.encode()).hexdigest()
     return known[1]

@@ -53,6 +53,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "ZImagePipeline": Family(default=5.0, flow=True, whole=True),
     "CogView4Pipeline": Family(default=5.0, flow=True, whole=True),
+    "StableDiffusionPAGPipeline": Family(),
+    "StableDiffusionXLPAGPipeline": Family(default=5.0),
+    "StableDiffusion3PAGPipeline": Family(default=7.0, flow=True),
+    "SanaPAGPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
 }
 
 

@@ -4,11 +4,13 @@ HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN, or a login, wor
 files are taken where a repository has them. No code of a repository is ever run.
 """
 
+import errno
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 from diffusers import DiffusionPipeline
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -71,8 +73,10 @@ def _reason(error: Exception, revision: str | None) -> str:
     ):
         if any(isinstance(cause, kind) for cause in causes):
             return reason
+    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
+        return "the disk is full: make room, and what is downloaded already is kept"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return "HF_HUB_OFFLINE is set, and it is not in the cache, or not whole"
-    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, OSError)) for cause in causes):
+    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, httpx.TransportError)) for cause in causes):
         return "the hub cannot be reached, and it is not in the cache, or not whole"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -16,8 +16,10 @@ def accepts(function, name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def starting_at(scheduler: SchedulerMixin, first: int) -> SchedulerMixin:
+def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) -> SchedulerMixin:
     """A fresh copy of a scheduler that leaves out the first `first` steps of every schedule it is asked for.
+
+    last: the step before which it ends; None for the whole rest.
 
     It takes the code it is given as x_t at its first step, so it does not multiply it by init_noise_sigma as the
     original does with noise. The steps that are left are the original's, number for number: pipelines find the
@@ -29,7 +31,7 @@ def starting_at(scheduler: SchedulerMixin, first: int) -> SchedulerMixin:
     def set_timesteps(self, *args, **kwargs):
         base.set_timesteps(self, *args, **kwargs)
         self.whole_schedule = self.timesteps
-        self.timesteps = self.timesteps[first:]
+        self.timesteps = self.timesteps[first:last]
         if first and hasattr(base, "set_begin_index"):
             base.set_begin_index(self, first)
 

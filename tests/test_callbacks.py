@@ -1,29 +1,37 @@
 """Attributes as a callback of a plain diffusers pipeline do what lsvd.attribute does, bit for bit."""
 
+import functools
+
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
-from tiny import text_to_image, tiny_pipeline
+from tiny import WORDS, text_to_image, tiny_pipeline
 
-from lsvd import attribute
+from lsvd import attribute, backbones
 from lsvd.callbacks import AddAttributes
 
 SEEDS = [1, 2]
+
+
+@functools.cache
+def mine():
+    """A backbone whose pipeline is called directly, which leaves its scheduler changed."""
+    return backbones.from_pipeline(tiny_pipeline(), text_to_image().entry, WORDS)
 
 
 @pytest.fixture(scope="module")
 def learned():
     settings = {"steps": 6, "guidance": 3.0, "branch": 1.0}
     return [
-        attribute.learn(text_to_image(), "a person", target, SEEDS, tx=tx, **settings)
+        attribute.learn(mine(), "a person", target, SEEDS, tx=tx, **settings)
         for target, tx in (("an old person", 0.6), ("red hair", 0.3))
     ]
 
 
 def draw(callback, seeds=SEEDS, pipe=None, **settings):
-    pipe = pipe or text_to_image().pipe
-    noise = text_to_image().noise(seeds)
+    pipe = pipe or mine().pipe
+    noise = mine().noise(seeds)
     return pipe(
         ["a person"] * len(seeds),
         latents=noise,
@@ -39,14 +47,14 @@ def draw(callback, seeds=SEEDS, pipe=None, **settings):
 @pytest.mark.parametrize("seeds", [SEEDS, [7, 1, 9]])
 def test_the_same_as_apply(learned, which, seeds):
     attributes, strengths = [learned[i] for i in which], [0.5 + i for i in which]
-    _, wanted = attribute.apply(text_to_image(), attributes, "a person", seeds, strengths)
+    _, wanted = attribute.apply(mine(), attributes, "a person", seeds, strengths)
     assert torch.equal(draw(AddAttributes(attributes, strengths, seeds), seeds), wanted.final)
 
 
 def test_without_seeds_the_mean_is_added(learned):
-    _, wanted = attribute.apply(text_to_image(), learned[0], "a person", [8, 9])
+    _, wanted = attribute.apply(mine(), learned[0], "a person", [8, 9])
     assert torch.equal(draw(AddAttributes(learned[0]), [8, 9]), wanted.final)
-    _, own = attribute.apply(text_to_image(), learned[0], "a person", SEEDS)
+    _, own = attribute.apply(mine(), learned[0], "a person", SEEDS)
     assert not torch.equal(draw(AddAttributes(learned[0])), own.final)
 
 
@@ -70,11 +78,11 @@ def test_bad_input(learned):
     with pytest.raises(ValueError, match="not on the schedule"):
         draw(edit, steps=7)
     with pytest.raises(ValueError, match="for codes of shape"):
-        text_to_image().pipe(["a"] * 2, 8, 8, num_inference_steps=6, callback_on_step_end=edit, output_type="latent")
+        mine().pipe(["a"] * 2, 8, 8, num_inference_steps=6, callback_on_step_end=edit, output_type="latent")
     pipe = tiny_pipeline()
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(ValueError, match="learned with DDIMScheduler: give the pipeline one, not EulerDiscrete"):
         draw(edit, pipe=pipe)
-    first = attribute.learn(text_to_image(), "a person", "old", SEEDS, tx=1.0, dtau=0, branch=1.0, steps=6)
+    first = attribute.learn(mine(), "a person", "old", SEEDS, tx=1.0, dtau=0, branch=1.0, steps=6)
     with pytest.raises(ValueError, match="first timestep, where no callback is called"):
         draw(AddAttributes(first))

@@ -1,5 +1,6 @@
 """Checkpoints of the hub: what is in its cache is found without a network, and what is not ends in one sentence."""
 
+import errno
 import shutil
 
 import pytest
@@ -86,3 +87,22 @@ def test_dtypes():
     sd21, flux, mini = (REGISTRY[name] for name in ("sd21", "flux", "mini-sd"))
     assert {entry.dtype("cpu") for entry in (sd21, flux, mini)} == {torch.float32}
     assert [entry.dtype("cuda") for entry in (sd21, flux, mini)] == [torch.float16, torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "no space"), "the disk is full: make room"),
+        (ConnectionError("gone"), "the hub cannot be reached"),
+        (ValueError("one. two\nthree"), "one. two"),
+    ],
+)
+def test_what_goes_wrong_is_said(monkeypatch, error, reason):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(hub.DiffusionPipeline, "download", fail)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(FileNotFoundError) as caught:
+        hub.fetch(["owner/name"])
+    assert f"owner/name ({reason}" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,0 +1,261 @@
+"""Every family of pipelines, for real: a tiny one of each class draws, is taken up again, and is edited.
+
+What was found is outputs/tables/families.csv, which `make matrix` writes anew.
+"""
+
+import csv
+import functools
+import inspect
+import os
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from tiny_families import BUILDERS, SIZES, build
+from torch.testing import assert_close
+
+from lsvd import attribute, avi, backbones, cache, families, trajectory
+from lsvd.callbacks import AddAttributes
+from lsvd.families import FAMILIES, pack, unpack
+from lsvd.files import outputs, write_csv
+from lsvd.registry import EMBEDDED, REGISTRY
+from lsvd.svd import svd
+
+TABLE = Path(__file__).resolve().parent.parent / "outputs" / "tables" / "families.csv"
+PROMPTS, SEEDS, STEPS, GUIDANCE = ("a person", "an old person"), (1, 2), 4, 2.0
+CONFIG = avi.AVIConfig(2, 2)
+FOUND: dict[tuple[str, str], str] = {}
+
+
+@functools.cache
+def made(name):
+    return backbones.from_pipeline(build(name), size=SIZES.get(name, 16))
+
+
+@functools.cache
+def drawn(name):
+    return trajectory.run(made(name), PROMPTS, SEEDS, STEPS, GUIDANCE)
+
+
+def plain(backbone, callback=None, output="latent"):
+    """The pipeline alone, called as anybody would."""
+    family, (height, width) = backbone.family, backbone.size
+    noise = backbone.noise(SEEDS)
+    options = {"height": height, "width": width, **family.told}
+    if family.guidance:
+        options[family.guidance] = GUIDANCE
+    return backbone.pipe(
+        prompt=list(PROMPTS),
+        num_inference_steps=STEPS,
+        latents=pack(noise, family.given or family.layout),
+        output_type=output,
+        callback_on_step_end=callback,
+        generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+        **options,
+    ).images
+
+
+def draws(name):
+    """The pipeline's own latents, bit for bit, wherever its sampler adds no noise of its own."""
+    backbone, seen = made(name), []
+
+    def callback(pipe, step, t, tensors):
+        seen.append(unpack(tensors["latents"], backbone.family.layout, backbone.latent_shape))
+        return tensors
+
+    plain(backbone, callback)
+    walk = drawn(name)
+    assert walk.codes.isfinite().all() and len(seen) == len(walk.timesteps) == STEPS
+    if name == "LatentConsistencyModelPipeline":  # draws noise in each step, here by seed and step
+        assert torch.equal(trajectory.run(backbone, PROMPTS, SEEDS, STEPS, GUIDANCE).codes, walk.codes)
+        return "yes, with noise of its own"
+    assert all(torch.equal(mine, own) for mine, own in zip(walk.codes[1:], seen, strict=True))
+    other = trajectory.run(backbone, ("red hair", PROMPTS[1]), SEEDS, STEPS, GUIDANCE).final
+    assert (other[0] - walk.final[0]).abs().max() > 1e-4  # the prompt matters
+
+
+def keeps(name, folder):
+    """A trajectory kept on disk comes back, and one of another size is another."""
+    backbone, keep = made(name), {"steps": STEPS, "guidance": GUIDANCE, "batch": 2, "folder": folder}
+    for _ in range(2):
+        walk = cache.trajectories(backbone, PROMPTS, SEEDS, **keep)
+        assert torch.equal(walk.codes, drawn(name).codes)
+    height, width = backbone.size
+    wide = backbones.from_pipeline(backbone.pipe, backbone.entry, size=(height, 2 * width))
+    assert cache.trajectories(wide, PROMPTS, SEEDS, **keep).codes.shape[-2:] == wide.latent_shape[1:]
+
+
+def decodes(name):
+    """The pipeline's own picture, and the autoencoder's mean there and back."""
+    backbone = made(name)
+    latents, pictures = plain(backbone), plain(backbone, output="pt")
+    # what a pipeline gives as latents is in its layout, the codes of a trajectory are not
+    codes = latents if latents.shape[1:] == backbone.latent_shape else None
+    codes = unpack(latents, backbone.family.layout, backbone.latent_shape) if codes is None else codes
+    if name not in ("Flux2Pipeline", "Flux2KleinPipeline"):  # which give them unpacked and denormalised
+        assert_close(backbone.decode(codes), pictures.float(), rtol=0, atol=1e-5)
+    else:
+        assert_close(backbone.decode(drawn(name).final), pictures.float(), rtol=0, atol=1e-5)
+    code = drawn(name).final
+    back = families.from_autoencoder(backbone.pipe, families.to_autoencoder(backbone.pipe, code))
+    assert_close(back, code, rtol=1e-4, atol=1e-4)
+
+
+def encodes(name):
+    """Pictures of its size to finite codes of its shape."""
+    backbone = made(name)
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    if name == "Lumina2Pipeline" or name in SIZES:
+        pictures = torch.nn.functional.interpolate(pictures, backbone.size)
+    assert backbone.encode(pictures).isfinite().all()
+
+
+def resumes(name):
+    """The same picture bit for bit from every step on."""
+    backbone, walk = made(name), drawn(name)
+    for i, t in enumerate(walk.timesteps):
+        assert torch.equal(trajectory.resume(backbone, walk, t).codes, walk.codes[i:])
+
+
+def decomposes(name):
+    codes = drawn(name).codes
+    assert_close(svd(codes).recompose(), codes, rtol=1e-5, atol=1e-4)
+
+
+def edits(name):
+    """Prompts are edited, and what was learned is added again."""
+    backbone = made(name)
+    settings = {"steps": STEPS, "guidance": GUIDANCE, "tx": 0.6, "dtau": 1, "branch": 1.0, "config": CONFIG}
+    edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **settings)
+    assert torch.equal(edit.source.codes, drawn(name).codes)
+    assert edit.edited.final.isfinite().all() and not torch.equal(edit.edited.final, edit.source.final)
+    still = avi.AVIConfig(2, 2, lambdas=avi.Lambdas(0.0, 1.0, 0.0, 1.0))  # only what keeps the source
+    same = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **{**settings, "config": still})
+    assert_close(same.edited.final, edit.source.final, rtol=1e-3, atol=1e-3)
+    return edit
+
+
+def calls_back(name):
+    """The same as a callback of the pipeline alone."""
+    backbone = made(name)
+    learned = attribute.Attribute.of(edits(name))
+    place, edit, seen = drawn(name).index(learned.t), AddAttributes(learned, seeds=SEEDS), []
+
+    def codes(tensors):
+        return unpack(tensors["latents"], backbone.family.layout, backbone.latent_shape).clone()
+
+    def callback(pipe, step, t, tensors):
+        before = codes(tensors)
+        tensors = edit(pipe, step, t, tensors)
+        seen.append((before, codes(tensors)))
+        return tensors
+
+    plain(backbone, callback)
+    changed = [step + 1 for step, (before, after) in enumerate(seen) if not torch.equal(before, after)]
+    before, after = seen[place - 1]
+    assert changed == [place] and torch.equal(after, learned.code(before, seeds=SEEDS))
+    if name == "LatentConsistencyModelPipeline":
+        return "yes, with noise of its own"
+    assert torch.equal(seen[-1][1], attribute.apply_to(backbone, drawn(name), learned).final)
+
+
+def loads(name, folder):
+    """Saved as anybody would and loaded by the folder's name, it draws the same."""
+    made(name).pipe.save_pretrained(folder)
+    backbone = backbones.load(folder, size=SIZES.get(name, 16))
+    assert type(backbone.pipe).__name__ == name and backbone.latent_shape == made(name).latent_shape
+    assert_close(
+        trajectory.run(backbone, PROMPTS, SEEDS, STEPS, GUIDANCE).final, drawn(name).final, rtol=1e-3, atol=1e-3
+    )
+
+
+def halves(name, dtype):
+    """Codes of half precision go through the SVD within their own precision, and are taken up exactly."""
+    backbone = backbones.from_pipeline(build(name).to(dtype), size=SIZES.get(name, 16))
+    walk = trajectory.run(backbone, PROMPTS, SEEDS, STEPS, GUIDANCE)
+    assert walk.codes.dtype == (torch.float32 if backbone.family.whole else dtype) and walk.codes.isfinite().all()
+    assert torch.equal(trajectory.resume(backbone, walk, walk.timesteps[2]).codes, walk.codes[2:])
+    back = svd(walk.codes).recompose().to(walk.codes.dtype)
+    assert_close(back, walk.codes, rtol=torch.finfo(dtype).eps, atol=1e-4)
+    assert backbone.decode(walk.final).dtype == torch.float32
+
+
+CAPABILITIES = {
+    "draws": draws,
+    "decodes": decodes,
+    "encodes": encodes,
+    "resumes": resumes,
+    "svd": decomposes,
+    "edits": lambda name: edits(name) and None,
+    "callback": calls_back,
+}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_capability(name, capability):
+    FOUND[name, capability] = CAPABILITIES[capability](name) or "yes"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_kept_on_disk(name, tmp_path):
+    keeps(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_folder(name, tmp_path):
+    loads(name, tmp_path / "saved")
+    FOUND[name, "folder"] = "yes"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16(name):
+    halves(name, torch.bfloat16)
+    FOUND[name, "bfloat16"] = "yes"
+
+
+def test_the_matrix_is_the_one_that_is_stored():
+    assert list(BUILDERS) == list(FAMILIES)
+    columns = [*CAPABILITIES, "folder", "bfloat16"]
+    if len(FOUND) < len(columns) * len(FAMILIES):
+        pytest.skip("only some of the matrix was tested")
+    rows = [{"pipeline": name} | {each: FOUND[name, each] for each in columns} for name in FAMILIES]
+    if os.environ.get("LSVD_MATRIX"):
+        write_csv(TABLE, rows)
+    write_csv(outputs() / "tables" / "families.csv", rows)
+    with TABLE.open(newline="") as file:
+        assert list(csv.DictReader(file)) == rows, "run `make matrix` and look at the difference"
+
+
+def test_families_take_what_they_are_given():
+    for name, family in FAMILIES.items():
+        accepted = inspect.signature(getattr(diffusers, name).__call__).parameters
+        assert {"latents", "callback_on_step_end", *family.told} <= accepted.keys()
+        assert family.guidance is None or family.guidance in accepted
+
+
+@pytest.mark.parametrize("layout", ["grid", "frame", "tokens", "patches"])
+def test_packing_is_undone(layout):
+    codes = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    packed = pack(codes, layout)
+    assert torch.equal(unpack(packed, layout, (4, 6, 8)), codes)
+    shapes = {"grid": (2, 4, 6, 8), "frame": (2, 4, 1, 6, 8), "tokens": (2, 48, 4), "patches": (2, 12, 16)}
+    assert packed.shape == shapes[layout]
+
+
+def test_patches_are_those_of_flux():
+    codes = torch.randn(2, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    theirs = diffusers.FluxPipeline._pack_latents(codes, 2, 4, 6, 8)
+    assert torch.equal(pack(codes, "patches"), theirs)
+
+
+def test_the_readme_shows_the_matrix_and_the_registry():
+    text = (TABLE.parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    with TABLE.open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert f"| {' | '.join(row.values())} |" in text
+    for name, entry in REGISTRY.items():
+        guidance = "" if entry.guidance is None else format(entry.guidance, "g")
+        cells = (f"`{name}`", entry.stands_for, ", ".join(entry.hub), entry.size, entry.steps, guidance, entry.half)
+        assert name in EMBEDDED or f"| {' | '.join(map(str, cells))} |" in text

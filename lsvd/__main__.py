@@ -39,7 +39,8 @@ def edit(options: argparse.Namespace) -> None:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
     else:
         places = {"tx": options.tx, "dtau": options.dtau, "branch": options.branch}
-        made = avi.edit_prompt(backbone, options.source, options.to, seeds, **places, **drawing)
+        whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
+        made = avi.edit_prompt(backbone, options.source, options.to, seeds, **places, **drawing, whole=whole)
         learned = attribute.Attribute.of(made)
         if options.save:
             learned.save(options.save)
@@ -153,7 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         return _complain("; ".join(str(error).splitlines()) or "there is not enough memory: take fewer seeds")
     except RuntimeError as error:
-        if "out of memory" not in str(error).lower() and "not enough memory" not in str(error).lower():
+        from lsvd.avi import out_of_memory
+
+        if not out_of_memory(error):
             raise
         return _complain("there is not enough memory: take fewer seeds, or another device")
     except KeyboardInterrupt:

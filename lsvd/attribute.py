@@ -10,7 +10,7 @@ was learned on takes its own Delta, whatever its prompt now; any other seed take
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lsvd.cache import checksum
 from lsvd.files import write_bytes
 from lsvd.losses import Lambdas
 from lsvd.svd import check_code, svd
-from lsvd.trajectory import Settings, Trajectory, config_text, resume, run
+from lsvd.trajectory import Settings, Trajectory, config_text, joined, resume, run
 
 FORMAT = "lsvd attribute 2"  # raise the number when what is stored changes
 NOTED = ("t", "t_target", "same_level", "t_branch")  # of an edit, with the attribute
@@ -215,9 +215,8 @@ def apply_to(
         if not here:
             continue
         code = add(walk.at(t), sum(s * a.delta(source.settings.seeds) for a, s in here))
-        later = resume(backbone, walk, t, code, progress=progress)
-        # whole again: schedulers that remember earlier steps need them all to resume at the next timestep
-        walk = replace(walk, codes=torch.cat([walk.codes[: walk.index(t)], later.codes]))
+        # from the beginning: schedulers that remember earlier steps need them all to resume at the next timestep
+        walk = joined(walk, resume(backbone, walk, t, code, progress=progress))
     return walk
 
 

@@ -14,7 +14,6 @@ import json
 import logging
 import platform
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from tqdm.auto import tqdm
 from lsvd import backbones, families, schedulers, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import WriteError, outputs, write_bytes
-from lsvd.trajectory import Settings, Trajectory, config_text, run
+from lsvd.trajectory import Settings, Trajectory, config_text, draw
 
 CHUNK = 32  # pictures drawn together, and kept in one file
 FORMAT = 1  # of the files; raise it when what is stored changes
@@ -83,20 +82,12 @@ def trajectories(
         label = _label({**shared, "prompts": settings.prompts[rows], "seeds": settings.seeds[rows]})
         part = _read(_file(home, label), label)
         if part is None:
-            part = _draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=settings.seeds[rows]))
+            walk = draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=settings.seeds[rows]))
+            part = {"codes": walk.codes.cpu(), "timesteps": walk.timesteps.cpu()}
             keeping = keeping and _keep(_file(home, label), label, part)
         parts.append(part)
     codes = torch.cat([part["codes"] for part in parts], dim=1).to(backbone.device)
     return Trajectory(settings, parts[0]["timesteps"], codes, backbone.T)
-
-
-def _draw(backbone: Backbone, settings: Settings) -> Tensors:
-    with warnings.catch_warnings():
-        # of odd prompts; `trajectories` has already warned
-        warnings.filterwarnings("ignore", category=UserWarning, module=re.escape(__name__) + "$")
-        prompts = settings.prompts if backbone.kind == "text-to-image" else None
-        walk = run(backbone, prompts, settings.seeds, settings.steps, settings.guidance, settings.eta)
-    return {"codes": walk.codes.cpu(), "timesteps": walk.timesteps.cpu()}
 
 
 def split(walk: Trajectory, batch: int = CHUNK) -> list[Trajectory]:
@@ -105,12 +96,7 @@ def split(walk: Trajectory, batch: int = CHUNK) -> list[Trajectory]:
     `resume` repeats each of them bit for bit; the whole it repeats to rounding, since it would be one batch.
     """
     _check_batch(batch)
-    parts = []
-    for start in range(0, len(walk.settings.seeds), batch):
-        rows = slice(start, start + batch)
-        settings = replace(walk.settings, prompts=walk.settings.prompts[rows], seeds=walk.settings.seeds[rows])
-        parts.append(replace(walk, settings=settings, codes=walk.codes[:, rows]))
-    return parts
+    return [walk.rows(slice(start, start + batch)) for start in range(0, len(walk.settings.seeds), batch)]
 
 
 def remember(

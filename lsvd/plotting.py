@@ -185,8 +185,9 @@ def framework(edit: Edit, backbone: Backbone, index: int = 0, channel: int = 0) 
 
     The same colour frames the same code: x blue, z vermilion, y green. Noisy codes are decoded as they are.
     index: which picture of the batch; channel: the one whose decomposition is drawn (all are integrated). Raises
-    ValueError if either does not exist.
+    ValueError if either does not exist, or the edit's trajectories were not drawn whole.
     """
+    edit.source.final, edit.target.final  # noqa: B018 - raise if they are not there
     channels = edit.solution.y.shape[-3]
     for what, number, count in (("picture", index, len(edit.edited.final)), ("channel", channel, channels)):
         if not 0 <= number < count:

@@ -65,8 +65,8 @@ class Trajectory:
     """Codes of B pictures along the n steps of a schedule.
 
     timesteps: shape (n,), descending, as the scheduler gives them. codes: shape (n + 1, B, C, H, W); codes[i] is x at
-    the start of step i, which is x_t for t = timesteps[i], and codes[-1] is x_0, to be decoded. T is the number of
-    timesteps of training.
+    the start of step i, which is x_t for t = timesteps[i], and codes[-1] is x_0, to be decoded. Of a trajectory that
+    was stopped before, there is no x_0: shape (n, B, C, H, W). T is the number of timesteps of training.
     """
 
     settings: Settings
@@ -76,8 +76,17 @@ class Trajectory:
 
     @property
     def final(self) -> Tensor:
-        """The codes at the end, x_0, shape (B, C, H, W)."""
+        """The codes at the end, x_0, shape (B, C, H, W). Raises ValueError if it was stopped before."""
+        if len(self.codes) == len(self.timesteps):
+            raise ValueError(
+                f"the trajectory was stopped at timestep {self.timesteps[-1]:g}: draw it whole (whole=True in edits)"
+            )
         return self.codes[-1]
+
+    def rows(self, rows: slice) -> "Trajectory":
+        """Some of its pictures, sharing memory with the whole."""
+        settings = replace(self.settings, prompts=self.settings.prompts[rows], seeds=self.settings.seeds[rows])
+        return replace(self, settings=settings, codes=self.codes[:, rows])
 
     def index(self, t: float | Tensor) -> int:
         """The step that starts at timestep t. Raises ValueError if t is not on the schedule."""
@@ -89,9 +98,7 @@ class Trajectory:
 
     def nearest(self, fraction: float) -> int | float:
         """The timestep of the schedule nearest to fraction * T. Raises ValueError unless 0 <= fraction <= 1."""
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"{fraction} of T is no timestep: give a fraction from 0 to 1")
-        return self.timesteps[(self.timesteps - fraction * self.T).abs().argmin()].item()
+        return nearest(self.timesteps, self.T, fraction)
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -101,6 +108,13 @@ def config_text(config: Mapping[str, Any]) -> str:
     """
     public = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items() if not k.startswith("_")}
     return json.dumps(public, sort_keys=True, default=str)
+
+
+def nearest(timesteps: Tensor, T: int, fraction: float) -> int | float:
+    """The timestep of a schedule nearest to fraction * T. Raises ValueError unless 0 <= fraction <= 1."""
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"{fraction} of T is no timestep: give a fraction from 0 to 1")
+    return timesteps[(timesteps - fraction * T).abs().argmin()].item()
 
 
 def step_of(timesteps: Tensor, t: float | Tensor) -> int:
@@ -129,23 +143,37 @@ def run(
     eta: float = 0.0,
     *,
     codes: Tensor | None = None,
+    until: float | Tensor | None = None,
     progress: bool = False,
 ) -> Trajectory:
     """Draw a batch of pictures and keep every code on the way, on the backbone's device.
 
     prompts: one for all or one per seed; None for unconditional models. steps, guidance: the backbone's defaults if
     None. eta: 0 for the deterministic DDIM, 1 for as much noise as DDPM (DDIM schedulers only). codes: x_T to start
-    from, shape (B, C, H, W), instead of the seeds' noise. Draw `backbone.decode(trajectory.final)`.
+    from, shape (B, C, H, W), instead of the seeds' noise. until: the timestep to stop at, whose code is the last that
+    is kept; None for the end. Draw `backbone.decode(trajectory.final)`.
 
     With eta = 0 the result is that of the plain diffusers pipeline with one generator per picture, bit for bit. Noise
     added on the way comes from a generator seeded by (seed, step), so that it is the same when taken up again; the
     plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments.
     """
     settings = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
+    return draw(backbone, settings, codes=codes, until=until, progress=progress)
+
+
+def draw(
+    backbone: Backbone,
+    settings: Settings,
+    *,
+    codes: Tensor | None = None,
+    until: float | Tensor | None = None,
+    progress: bool = False,
+) -> Trajectory:
+    """As `run`, from settings that were checked when they were made. Raises ValueError for bad codes or timesteps."""
     timesteps, sigma = backbone.schedule(settings.steps)
     n = len(settings.seeds)
     x = backbone.noise(settings.seeds) * sigma if codes is None else backbone.check_codes(codes, n)
-    return _walk(backbone, settings, timesteps, 0, x, None, progress)
+    return _walk(backbone, settings, timesteps, 0, _end(timesteps, 0, until), x, None, progress)
 
 
 def resume(
@@ -155,17 +183,18 @@ def resume(
     code: Tensor | None = None,
     prompts: str | Sequence[str] | None = None,
     *,
+    until: float | Tensor | None = None,
     progress: bool = False,
 ) -> Trajectory:
     """Take a trajectory up again at timestep t with the code given, or with its own x_t; returns its part from t on.
 
-    code: shape (B, C, H, W). prompts: those of the source if None. Only the steps from t on are paid for, except with
-    a scheduler that remembers earlier steps (multistep solvers): there the source is replayed from its start, its kept
-    codes put in at each step, which takes the source's trajectory from its very beginning. With `prompts` given, it is
-    replayed under these. From Settings alone (no trajectory), code is required.
+    code: shape (B, C, H, W). prompts: those of the source if None. until: as for `run`. Only the steps from t on are
+    paid for, except with a scheduler that remembers earlier steps (multistep solvers): there the source is replayed
+    from its start, its kept codes put in at each step, which takes the source's trajectory from its very beginning.
+    With `prompts` given, it is replayed under these. From Settings alone (no trajectory), code is required.
 
-    Raises ValueError if t is not on the schedule, if codes have another shape or are not finite, or if the source was
-    made with another backbone, scheduler or configuration of the scheduler.
+    Raises ValueError if t is not on the schedule, if `until` is not from t on, if codes have another shape or are not
+    finite, or if the source was made with another backbone, scheduler or configuration of the scheduler.
     """
     whole = isinstance(source, Trajectory)
     settings = source.settings if whole else source
@@ -181,10 +210,10 @@ def resume(
     code = backbone.check_codes(code, len(settings.seeds))
     replay = None
     if first and remembers(backbone.prepared(settings.steps)):
-        if not whole or len(source.timesteps) < len(timesteps):
+        if not whole or source.timesteps[0] != timesteps[0] or len(source.codes) < first:
             raise ValueError(f"{settings.scheduler} remembers earlier steps: resume from the whole trajectory")
         replay = source.codes[:first]
-    return _walk(backbone, settings, timesteps, first, code, replay, progress)
+    return _walk(backbone, settings, timesteps, first, _end(timesteps, first, until), code, replay, progress)
 
 
 def branch(
@@ -193,18 +222,28 @@ def branch(
     t: float | Tensor,
     prompts: str | Sequence[str],
     *,
+    until: float | Tensor | None = None,
     progress: bool = False,
 ) -> Trajectory:
-    """The source trajectory with other prompts from timestep t on, whole from x_T to x_0.
+    """The source trajectory with other prompts from timestep t on, from x_T to x_0, or to timestep `until`.
 
     Down to t the codes are the source's, though the settings name the other prompts; so `resume` takes it up at t and
-    later timesteps only. Raises ValueError as `resume`, and for a source that is not whole.
+    later timesteps only. Raises ValueError as `resume`, and for a source that does not begin with x_T.
     """
     if source.timesteps[0] != backbone.schedule(source.settings.steps)[0][0]:
         raise ValueError("only a part of the source trajectory is there: branch off the whole one")
-    later = resume(backbone, source, t, prompts=prompts, progress=progress)
-    codes = torch.cat([source.codes[: source.index(t)], later.codes])
-    return replace(later, timesteps=source.timesteps, codes=codes)
+    later = resume(backbone, source, t, prompts=prompts, until=until, progress=progress)
+    return joined(source, later)
+
+
+def joined(head: Trajectory, later: Trajectory) -> Trajectory:
+    """A trajectory down to the timestep that another begins with, and from there on the other, with its settings.
+
+    Raises ValueError if the first does not get that far.
+    """
+    first = head.index(later.timesteps[0])
+    timesteps = torch.cat([head.timesteps[:first], later.timesteps])
+    return replace(later, timesteps=timesteps, codes=torch.cat([head.codes[:first], later.codes]))
 
 
 def _check_made_with(backbone: Backbone, settings: Settings) -> None:
@@ -226,25 +265,40 @@ def _check_made_with(backbone: Backbone, settings: Settings) -> None:
     raise ValueError(f"the trajectory was made with {made}, not {mine}: resume it with the same")
 
 
+def _end(timesteps: Tensor, first: int, until: float | Tensor | None) -> int:
+    """The step to stop before: the one that starts at `until`, or one more than there are. Raises ValueError."""
+    if until is None:
+        return len(timesteps)
+    end = step_of(timesteps, until)
+    if end < first:
+        raise ValueError(f"timestep {float(until):g} comes before {timesteps[first]:g}: stop at a later one")
+    return end
+
+
 def _walk(
     backbone: Backbone,
     settings: Settings,
     timesteps: Tensor,
     first: int,
+    end: int,
     code: Tensor,
     replay: Tensor | None,
     progress: bool,
 ) -> Trajectory:
-    """Denoise from step `first` on. With `replay`, the codes of steps 0..first-1, from the start, those put in."""
+    """Denoise from step `first` to the start of step `end`. With `replay`, the codes of steps 0..first-1, from the
+    start, those put in."""
     # copies, laid out as a fresh tensor is: how a convolution rounds depends on strides and alignment too
     code = code.clone(memory_format=torch.contiguous_format)
-    codes = code.new_empty(len(timesteps) - first + 1, *code.shape)
+    codes = code.new_empty(end - first + 1, *code.shape)
     codes[0] = code
+    part = timesteps[first : end + 1]
+    if end == first:
+        return Trajectory(settings, part, codes, backbone.T)
     begin = first if replay is None else 0
     generators = [torch.Generator() for _ in settings.seeds]
     _reseed(generators, settings.seeds, begin)
 
-    with tqdm(total=len(timesteps) - begin, disable=not progress, desc=settings.backbone, leave=False) as bar:
+    with tqdm(total=end - begin, disable=not progress, desc=settings.backbone, leave=False) as bar:
 
         def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
             after = begin + step + 1  # the step that x is the start of
@@ -260,7 +314,7 @@ def _walk(
 
         backbone.denoise(
             code if replay is None else replay[0].clone(),
-            starting_at(backbone.scheduler, begin),
+            starting_at(backbone.scheduler, begin, end),
             settings.steps,
             settings.prompts,
             settings.guidance,
@@ -268,7 +322,7 @@ def _walk(
             generators,
             on_step,
         )
-    return Trajectory(settings, timesteps[first:], codes, backbone.T)
+    return Trajectory(settings, part, codes, backbone.T)
 
 
 def _reseed(generators: list[torch.Generator], seeds: tuple[int, ...], step: int) -> None:

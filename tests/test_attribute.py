@@ -30,7 +30,8 @@ SEEDS = (1, 2)
 
 @functools.cache
 def edit(target="an old person", tx=0.6):
-    return edit_prompt(text_to_image(), "a person", target, SEEDS, tx=tx, config=AVIConfig(2, 1), steps=STEPS)
+    settings = {"tx": tx, "config": AVIConfig(2, 1), "steps": STEPS, "whole": True}
+    return edit_prompt(text_to_image(), "a person", target, SEEDS, **settings)
 
 
 def learned(*args):

@@ -4,7 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import text_to_image, unconditional
@@ -293,7 +298,7 @@ def test_bad_renoising():
 
 def test_edit_prompt_is_its_parts():
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.6, dtau=1, steps=6)
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.6, dtau=1, steps=6, whole=True)
     assert edit.t_branch is None and edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
     assert edit.target.settings.prompts == ("an old person",) * 2
     assert torch.equal(edit.source.codes[0], edit.target.codes[0])
@@ -305,9 +310,77 @@ def test_edit_prompt_is_its_parts():
     assert torch.equal(edit.source.final, run(backbone, "a person", (1, 2), 6).final)
 
 
+class Counted:
+    """Counts how often a network is called, and for how many pictures; fails with `error` for more than `most`."""
+
+    def __init__(self, network, most=None, error=None):
+        self.calls, self.handle = [], network.register_forward_pre_hook(self.note)
+        self.most, self.error = most, error
+
+    def note(self, network, inputs):
+        if self.most and len(inputs[0]) > self.most:
+            raise self.error
+        self.calls.append(len(inputs[0]))
+
+
+@pytest.mark.parametrize("branch", [1.0, 0.8])
+@pytest.mark.parametrize("dtau", [-1, 0, 1])
+def test_an_edit_draws_no_more_than_it_takes(dtau, branch):
+    backbone, settings = text_to_image(), {"tx": 0.5, "dtau": dtau, "branch": branch, "steps": 8}
+    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), whole=True, **settings)
+    counted = Counted(backbone.pipe.unet)
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    counted.handle.remove()
+    x, z = whole.source.index(edit.t), whole.source.index(edit.t_target)
+    before = 0 if branch == 1 else whole.source.index(edit.t_branch)
+    assert len(counted.calls) == x + (z - before) + (8 - x) <= 2 * 8
+    assert torch.equal(edit.edited.codes, whole.edited.codes)
+    assert torch.equal(edit.source.codes, whole.source.codes[: x + 1]) and edit.source.timesteps[-1] == edit.t
+    assert torch.equal(edit.target.codes, whole.target.codes[: z + 1])
+    for walk in (edit.source, edit.target):
+        with pytest.raises(ValueError, match="stopped at timestep .*whole=True"):
+            _ = walk.final
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("branch", [1.0, 0.8])
+@pytest.mark.parametrize("whole", [True, False])
+def test_source_and_target_go_together(scheduler, branch, whole):
+    backbone = text_to_image().with_scheduler(scheduler)
+    settings = {"tx": 0.4, "dtau": -1, "branch": branch, "steps": 8, "eta": float(scheduler is DDIMScheduler)}
+    apart = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), whole=whole, **settings)
+    counted = Counted(backbone.pipe.unet)
+    both = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), whole=whole, together=True, **settings)
+    counted.handle.remove()
+    assert max(counted.calls) == 8  # two pictures, with and without prompts, of source and target
+    for mine, theirs in ((both.source, apart.source), (both.target, apart.target), (both.edited, apart.edited)):
+        count = min(len(mine.codes), len(theirs.codes))
+        assert_close(mine.codes[:count], theirs.codes[:count], rtol=1e-3, atol=1e-3)
+        assert mine.settings == theirs.settings
+    assert both.solution.y.shape == apart.solution.y.shape and both.t_target == apart.t_target
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("MPS: out of memory")])
+def test_one_after_the_other_where_memory_is_short(monkeypatch, error):
+    backbone = text_to_image()
+    settings = {"tx": 0.5, "dtau": 0, "steps": 6, "branch": 1.0}
+    apart = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    counted = Counted(backbone.pipe.unet, 4, error)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        edit_prompt(backbone, "a person", "an old person", (1, 2), together=True, **settings)
+    monkeypatch.setattr(avi, "_gains", lambda device: True)  # as on a GPU
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    counted.handle.remove()
+    assert torch.equal(edit.edited.codes, apart.edited.codes)
+    counted = Counted(backbone.pipe.unet, 4, RuntimeError("something else"))
+    with pytest.raises(RuntimeError, match="something else"):
+        edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    counted.handle.remove()
+
+
 def test_dtau_has_a_sign():
     for dtau in (-1, 0, 2):
-        edit = edit_prompt(text_to_image(), "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6)
+        edit = edit_prompt(text_to_image(), "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6, whole=True)
         assert edit.source.index(edit.t_target) == edit.source.index(edit.t) - dtau
 
 
@@ -322,7 +395,7 @@ def test_z_comes_to_the_level_of_x_if_asked():
 
 def test_a_branched_z_is_the_source_before_and_the_target_after():
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=0.7, steps=8)
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=0.7, steps=8, whole=True)
     place = edit.source.index(edit.source.nearest(0.7))
     assert edit.t_branch == edit.source.nearest(0.7) and edit.target.settings.prompts == ("an old person",) * 2
     assert torch.equal(edit.target.codes[: place + 1], edit.source.codes[: place + 1])
@@ -330,8 +403,8 @@ def test_a_branched_z_is_the_source_before_and_the_target_after():
     assert torch.equal(edit.target.final, switched.final) and not torch.equal(switched.final, edit.source.final)
     z = edit.target.codes[edit.source.index(edit.t) - 1]
     assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
-    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=1, steps=8)
-    assert whole.t_branch is None and torch.equal(whole.target.codes[0], edit.source.codes[0])
+    early = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=1, steps=8)
+    assert early.t_branch is None and torch.equal(early.target.codes[0], edit.source.codes[0])
 
 
 def test_a_z_from_before_its_branch_is_refused():
@@ -347,14 +420,15 @@ def test_another_solver():
         seen.append(config)
         return solve(x, x, AVIConfig(3, 3, lambdas=Lambdas(0, 1, 0, 0)))
 
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, config=config, solver=own, steps=6)
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, config=config, solver=own, steps=6, whole=True)
     assert seen == [config] == [edit.config]
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 
 def test_an_edit_that_only_keeps_the_source_keeps_the_picture():
     config = AVIConfig(3, 3, True, Lambdas(0, 1, 0, 0))
-    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], (1, 2), config=config, steps=6)
+    settings = {"config": config, "steps": 6, "whole": True}
+    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], (1, 2), **settings)
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 

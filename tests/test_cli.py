@@ -43,7 +43,9 @@ def pixels(name):
 
 
 def made(folder, *, seeds=0, **settings):
-    return avi.edit_prompt(backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, **settings)
+    return avi.edit_prompt(
+        backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, whole=True, **settings
+    )
 
 
 def drawn(folder, *walks):
@@ -234,4 +236,4 @@ def test_progress_bar(run, monkeypatch, terminal, variable, shown):
     monkeypatch.setattr(sys, "stderr", Screen())
     monkeypatch.setenv("TQDM_DISABLE", variable)
     assert run("--to", "an old person") == 0
-    assert ("0/4" in sys.stderr.getvalue()) == shown
+    assert ("0/1" in sys.stderr.getvalue()) == shown

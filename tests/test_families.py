@@ -126,7 +126,15 @@ def decomposes(name):
 def edits(name):
     """Prompts are edited, and what was learned is added again."""
     backbone = made(name)
-    settings = {"steps": STEPS, "guidance": GUIDANCE, "tx": 0.6, "dtau": 1, "branch": 1.0, "config": CONFIG}
+    settings = {
+        "steps": STEPS,
+        "guidance": GUIDANCE,
+        "tx": 0.6,
+        "dtau": 1,
+        "branch": 1.0,
+        "config": CONFIG,
+        "whole": True,
+    }
     edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **settings)
     assert torch.equal(edit.source.codes, drawn(name).codes)
     assert edit.edited.final.isfinite().all() and not torch.equal(edit.edited.final, edit.source.final)

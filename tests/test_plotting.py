@@ -121,7 +121,8 @@ def test_groups_of_columns_have_the_same_labels():
 @pytest.mark.parametrize(("steps", "tx", "dtau"), [(2, 1.0, -1), (6, 0.0, 1), (9, 0.5, 1)])
 def test_framework_draws_the_run(outputs, steps, tx, dtau):
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), tx=tx, dtau=dtau, steps=steps)
+    settings = {"tx": tx, "dtau": dtau, "steps": steps, "whole": True}
+    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), **settings)
     fig = plotting.framework(edit, backbone, index=1, channel=2)
     fig.canvas.draw()
     shown = [image.get_array() for ax in fig.findobj(plt.Axes) for image in ax.images]
@@ -134,10 +135,12 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
 
 
 def test_framework_bad_arguments():
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, steps=4, tx=0.5)
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, steps=4, tx=0.5, whole=True)
     for kwargs in ({"index": 1}, {"channel": 4}, {"index": -1}):
         with pytest.raises(ValueError, match="there is no"):
             plotting.framework(edit, text_to_image(), **kwargs)
+    with pytest.raises(ValueError, match="draw it whole"):
+        plotting.framework(edit_prompt(text_to_image(), "a", "an", 1, steps=4, tx=0.5), text_to_image())
 
 
 def test_bad_pictures():

@@ -113,6 +113,38 @@ def test_every_deterministic_scheduler_is_the_plain_pipeline(scheduler):
     assert torch.equal(draw(backbone).final, plain.images)
 
 
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_stops_and_goes_on_bit_for_bit(backbone, scheduler):
+    backbone = backbone.with_scheduler(scheduler)
+    walk = draw(backbone)
+    for end in starts(walk):
+        t = walk.timesteps[end]
+        part = draw(backbone, until=t)
+        assert torch.equal(part.codes, walk.codes[: end + 1]) and torch.equal(part.timesteps, walk.timesteps[: end + 1])
+        assert torch.equal(resume(backbone, part, t).final, walk.final)
+        with pytest.raises(ValueError, match="was stopped at timestep"):
+            _ = part.final
+    first, t = starts(walk)[1], walk.timesteps[starts(walk)[-1]]
+    middle = resume(backbone, walk, walk.timesteps[first], until=t)
+    assert torch.equal(middle.codes, walk.codes[first : starts(walk)[-1] + 1])
+    assert torch.equal(trajectory.joined(walk, middle).codes, walk.codes[: starts(walk)[-1] + 1])
+
+
+def test_stopping_pays_for_the_beginning_only(backbone):
+    walk = draw(backbone)
+    for end, t in enumerate(walk.timesteps):
+        assert count_calls(backbone, lambda t=t: draw(backbone, until=t)) == end
+    with pytest.raises(ValueError, match="comes before .*: stop at a later one"):
+        resume(backbone, walk, walk.timesteps[2], until=walk.timesteps[1])
+    with pytest.raises(ValueError, match="not on the schedule"):
+        draw(backbone, until=walk.timesteps[1] + 1)
+
+
+def test_some_pictures_of_a_trajectory(backbone):
+    walk = draw(backbone)
+    assert torch.equal(walk.rows(slice(1, 3)).codes, walk.codes[:, 1:3]) and walk.rows(slice(1)).settings.seeds == (1,)
+
+
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_stochastic_sampling_resumes_bit_for_bit(backbone, eta):
     walk = draw(backbone, eta=eta)

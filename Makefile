@@ -52,10 +52,10 @@ unexport MPLBACKEND
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test format lab train measure survey edits bench matrix bless pins clean FORCE
+.PHONY: help env reproduce test format lab train measure survey edits bench bench-full matrix bless pins clean FORCE
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands do it when it is needed)
 
@@ -124,6 +124,9 @@ edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weig
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	$(PY) -m lsvd.bench
+
+bench-full: $(ENVIRONMENT) ## time an edit with models of full size and random weights, some 15 minutes: outputs/tables/fullsize.csv
+	$(PY) -m lsvd.fullsize
 
 matrix: $(ENVIRONMENT) ## try every family of diffusers pipelines: outputs/tables/families.csv
 	LSVD_MATRIX=1 $(QUIET) $(PY) -m pytest -q tests/test_families.py

@@ -12,19 +12,19 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-Layout = Literal["grid", "frame", "tokens", "patches"]
+Layout = Literal["grid", "tokens", "patches"]
 
 
 @dataclass(frozen=True)
 class Family:
     """How a pipeline class takes and gives its latents.
 
-    layout, of codes (B, C, H, W) within the pipeline: `grid`, as they are; `frame`, (B, C, 1, H, W), a film of one
-    picture; `tokens`, (B, HW, C), row by row; `patches`, (B, HW / 4, 4C), each token a 2 x 2 patch of each channel.
-    given: the layout that `latents=` is taken in, where it is another. guidance: the name of the argument for it, None
-    for pipelines without. default: what it is where nothing else is said. told: further arguments of every call. flow:
-    whether the pipeline computes its schedule itself and hands it to the scheduler. whole: whether codes are float32
-    whatever the model's dtype.
+    layout, of codes (B, C, H, W) within the pipeline: `grid`, as they are; `tokens`, (B, HW, C), row by row; `patches`,
+    (B, HW / 4, 4C), each token a 2 x 2 patch of each channel. given: the layout that `latents=` is taken in, where it
+    is another. guidance: the name of the argument for it, None for pipelines without. default: what it is where nothing
+    else is said. told: further arguments of every call. flow: whether the pipeline computes its schedule itself and
+    hands it to the scheduler. whole: whether codes are float32 whatever the model's dtype. off: the guidance that is
+    none.
     """
 
     layout: Layout = "grid"
@@ -34,6 +34,7 @@ class Family:
     told: Mapping[str, Any] = field(default_factory=dict)
     flow: bool = False
     whole: bool = False
+    off: float = 1.0
 
 
 # The names are those of diffusers' classes.
@@ -51,8 +52,13 @@ FAMILIES: dict[str, Family] = {
     "QwenImagePipeline": Family(
         "patches", guidance="true_cfg_scale", default=4.0, told={"negative_prompt": " "}, flow=True
     ),
-    "ZImagePipeline": Family(default=5.0, flow=True, whole=True),
+    "ZImagePipeline": Family(default=5.0, flow=True, whole=True, off=0.0),
     "CogView4Pipeline": Family(default=5.0, flow=True, whole=True),
+    "AuraFlowPipeline": Family(default=3.5, flow=True),
+    "OvisImagePipeline": Family("patches", default=5.0, flow=True),
+    "CogView3PlusPipeline": Family(default=5.0),
+    "LuminaPipeline": Family(default=4.0, flow=True),
+    "HunyuanDiTPipeline": Family(default=5.0, told={"use_resolution_binning": False}),
     "StableDiffusionPAGPipeline": Family(),
     "StableDiffusionXLPAGPipeline": Family(default=5.0),
     "StableDiffusion3PAGPipeline": Family(default=7.0, flow=True),
@@ -63,8 +69,6 @@ FAMILIES: dict[str, Family] = {
 def pack(codes: Tensor, layout: Layout) -> Tensor:
     """Codes, shape (B, C, H, W), in a pipeline's layout (see Family). H and W are even for `patches`."""
     match layout:
-        case "frame":
-            return codes.unsqueeze(2)
         case "tokens":
             return codes.flatten(2).mT.contiguous()
         case "patches":
@@ -78,8 +82,6 @@ def unpack(latents: Tensor, layout: Layout, shape: tuple[int, int, int]) -> Tens
     """The inverse of `pack`, to codes of `shape` (C, H, W), contiguous."""
     c, h, w = shape
     match layout:
-        case "frame":
-            return latents.squeeze(2)
         case "tokens":
             return latents.mT.reshape(-1, c, h, w).contiguous()
         case "patches":

@@ -52,11 +52,12 @@ def invert(
     """The trajectory that the backbone's scheduler would draw `codes` by, x_0 of shape (B, C, H, W).
 
     Take codes from `backbone.encode(pictures)`. prompts: what the pictures show, one for all or one each; None for
-    unconditional models. guidance: 1, that is none, if None, since with more of it the steps may have no solution that
-    iteration finds. First diffusers' inverse scheduler of the backbone's, where there is one (DDIM, DPM-Solver); then
-    up to `iterations` evaluations of the model a step, until all residuals are below `tolerance`, of which the best is
-    kept. Multistep samplers, such as DPM-Solver, are only inverted, not iterated: a step of theirs has no code of its
-    own to solve for. Nor is there a code that leads back where a sampler clips what it predicts (`clip_sample`).
+    unconditional models. guidance: none if None (that is 1, in some families 0), since with it the steps may have no
+    solution that iteration finds. First diffusers' inverse scheduler of the backbone's, where there is one (DDIM,
+    DPM-Solver); then up to `iterations` evaluations of the model a step, until all residuals are below `tolerance`, of
+    which the best is kept. Multistep samplers, such as DPM-Solver, are only inverted, not iterated: a step of theirs
+    has no code of its own to solve for. Nor is there a code that leads back where a sampler clips what it predicts
+    (`clip_sample`).
 
     Raises ValueError for codes of another shape or that are not finite, as `lsvd.trajectory.run` for the rest, and for
     fewer than no iterations.
@@ -65,7 +66,7 @@ def invert(
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
     final = backbone.check_codes(codes)
     if backbone.kind == "text-to-image" and guidance is None:
-        guidance = 1.0
+        guidance = backbone.family.off
     settings = Settings.of(backbone, prompts, range(len(final)), steps, guidance, 0.0)
     timesteps, _ = backbone.schedule(settings.steps)
     memory = remembers(backbone.prepared(settings.steps))

@@ -114,6 +114,13 @@ def test_bad_input(backbone, codes):
         invert(backbone, codes[:, :1], PROMPTS[backbone.kind], STEPS)
 
 
+def test_no_guidance_unless_asked():
+    for name, off in (("StableDiffusionPipeline", 1.0), ("ZImagePipeline", 0.0)):
+        backbone = backbones.from_pipeline(build(name), size=16)
+        found = invert(backbone, backbone.noise([1]), "a person", 2, iterations=0)
+        assert found.trajectory.settings.guidance == off
+
+
 def test_a_scheduler_of_another_noise_scale():
     backbone = text_to_image().with_scheduler(EulerDiscreteScheduler)
     final = trajectory.run(backbone, "a person", [5], 6, 1.0).final

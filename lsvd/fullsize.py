@@ -43,7 +43,7 @@ from lsvd.files import outputs, update_csv
 from lsvd.registry import REGISTRY
 
 log = logging.getLogger(__name__)
-STEPS = 4
+STEPS = 8
 PROMPTS = "a person", "an old person"
 WAYS = "plain", "edit", "one batch"
 KEYS = ["name", "way"]

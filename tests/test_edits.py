@@ -7,7 +7,7 @@ import torch
 from tiny import text_to_image, unconditional
 from torch.testing import assert_close
 
-from lsvd import avi, clip, controls, trajectory
+from lsvd import avi, backbones, clip, controls, trajectory
 from lsvd.losses import Lambdas
 from lsvd.testbed import edits
 from lsvd.testbed import reader as readers
@@ -166,6 +166,16 @@ def test_only_what_can_be_edited_and_measured_is_taken(instruments, monkeypatch)
     monkeypatch.delitem(edits.GENERATORS, "tiny-sd")
     with pytest.raises(ValueError, match="no reader knows"):
         edits.bench("tiny-sd")
+
+
+def test_a_notebook_ends_where_nothing_can_be_measured(bench, capsys):
+    edits.stop_without(bench)
+    assert edits.bench_of(backbones.load("mini-sd")).judge.scene.name == "portraits"
+    nothing = edits.bench_of(backbones.from_pipeline(text_to_image().pipe))
+    with pytest.raises(SystemExit) as stopped:
+        edits.stop_without(nothing)
+    assert nothing is None and stopped.value.code is None  # which papermill takes for a regular end
+    assert "No reader knows the pictures" in capsys.readouterr().out
 
 
 def test_every_attribute_has_a_prompt_of_its_own_and_a_level_that_is_there(instruments):

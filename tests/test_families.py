@@ -108,10 +108,12 @@ def encodes(name):
 
 
 def resumes(name):
-    """The same picture bit for bit from every step on."""
+    """The same picture bit for bit from every step on, and the same codes where it is stopped."""
     backbone, walk = made(name), drawn(name)
     for i, t in enumerate(walk.timesteps):
         assert torch.equal(trajectory.resume(backbone, walk, t).codes, walk.codes[i:])
+    part = trajectory.run(backbone, PROMPTS, SEEDS, STEPS, GUIDANCE, until=walk.timesteps[2])
+    assert torch.equal(part.codes, walk.codes[:3])
 
 
 def decomposes(name):
@@ -283,7 +285,11 @@ def test_the_readme_shows_the_matrix_and_the_registry():
     with TABLE.open(newline="") as file:
         for row in csv.DictReader(file):
             assert f"| {' | '.join(row.values())} |" in text
+    with TABLE.with_name("fullsize.csv").open(newline="") as file:
+        peaks = {row["name"]: row["peak_gib"] for row in csv.DictReader(file) if row["way"] == "edit"}
     for name, entry in REGISTRY.items():
         guidance = "" if entry.guidance is None else format(entry.guidance, "g")
-        cells = (f"`{name}`", entry.stands_for, ", ".join(entry.hub), entry.size, entry.steps, guidance, entry.half)
+        cells = [f"`{name}`", entry.stands_for, ", ".join(entry.hub), entry.size, entry.steps, guidance, entry.half]
+        like = "ddpm-celebahq" if name.startswith("ddpm") else name  # of one anatomy
+        cells += [f"{peaks[like]} GiB", "full size"] if like in peaks else ["not measured", "tiny"]
         assert name in EMBEDDED or f"| {' | '.join(map(str, cells))} |" in text

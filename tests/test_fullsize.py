@@ -1,6 +1,7 @@
 """Models of full size are those of the checkpoints, number for number; what is measured is measured, on tiny ones."""
 
 import csv
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,3 +85,17 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path):
     (tmp_path / "sd21" / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit, match="sd21, plain: "):
         fullsize.main(["--folder", str(tmp_path)])
+
+
+def test_the_readme_shows_the_table():
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "README.md").read_text(encoding="utf-8")
+    columns = ("name", "way", "calls", "seconds", "of_two_trajectories", "peak_gib", "of_plain_memory")
+    with (root / "outputs" / "tables" / "fullsize.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["way"]) for row in rows] == [(n, way) for n in fullsize.MODELS for way in fullsize.WAYS]
+    for row in rows:
+        assert f"| {' | '.join(row[column] for column in columns)} |" in text
+        # what an edit may cost: two trajectories and 2%, and 5% more memory, which the small DDPM's varies by
+        assert float(row["of_two_trajectories"]) <= 1.02
+        assert row["name"] != "sd21" or float(row["of_plain_memory"]) <= 1.05

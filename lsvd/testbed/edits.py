@@ -9,6 +9,7 @@ What was measured lies in outputs/edits, named by a digest of weights, reader an
 outputs/cache as well: a stopped run goes on.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -223,9 +224,25 @@ class Bench:
 def bench(name: str = "mini-sd", device: str = "cpu") -> Bench:
     """The bench of an embedded backbone. Raises ValueError without prompts, or a reader that knows its pictures."""
     backbone = backbones.load(name, device)
-    if backbone.name not in GENERATORS:
+    made = bench_of(backbone)
+    if made is None:
         raise ValueError(f"no reader knows the pictures of {backbone.name}: its edits can be drawn, not measured")
+    return made
+
+
+def bench_of(backbone: Backbone) -> Bench | None:
+    """The bench of a backbone, None where no reader knows its pictures. Raises ValueError as Bench does."""
+    if backbone.name not in GENERATORS:
+        return None
+    device = backbone.device
     return Bench(backbone, readers.load(GENERATORS[backbone.name][0], device), clip.load(device=device))
+
+
+def stop_without(bench: Bench | None) -> None:
+    """End a notebook here, with a sentence and no error, where there is nothing to measure its edits with."""
+    if bench is None:
+        sys.stdout.write("No reader knows the pictures of this model: its edits are drawn above, and not measured.\n")
+        raise SystemExit
 
 
 def target_prompt(wanted: Mapping[str, str]) -> str:

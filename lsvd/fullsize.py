@@ -40,7 +40,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from lsvd import avi, backbones, trajectory
 from lsvd.backbones import Backbone
 from lsvd.files import outputs, update_csv
-from lsvd.registry import REGISTRY
+from lsvd.registry import REGISTRY, Entry
 
 log = logging.getLogger(__name__)
 STEPS = 8
@@ -196,7 +196,7 @@ def measure(name: str, way: str, folder: Path, steps: int) -> dict[str, float | 
             options = {"prompt": PROMPTS[0], "guidance_scale": entry.guidance} if entry.guidance else {}
             pipe(**options, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
         else:
-            picture = backbone.decode(_edited(backbone, entry.guidance, steps, together=way == "one batch"))
+            picture = backbone.decode(_edited(backbone, entry, steps, together=way == "one batch"))
             if not picture.isfinite().all():
                 raise ValueError(f"{name}: the picture is not finite")
     found = {"parameters": sum(p.numel() for p in pipe.unet.parameters()), "load_seconds": loaded}
@@ -214,15 +214,14 @@ def _plain(folder: Path) -> DiffusionPipeline:
     return pipe
 
 
-def _edited(backbone: Backbone, guidance: float | None, steps: int, together: bool) -> Tensor:
+def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Tensor:
     """The codes of an edited picture, shape (1, C, H, W): by another prompt, or without prompts by another seed."""
     if backbone.kind == "text-to-image":
-        tx, dtau = REGISTRY["sd21"].tx, REGISTRY["sd21"].dtau
-        settings = {"steps": steps, "guidance": guidance, "tx": tx, "dtau": dtau, "together": together}
-        return avi.edit_prompt(backbone, *PROMPTS, 0, **settings).edited.final
+        settings = {"steps": steps, "guidance": entry.guidance, "tx": entry.tx, "dtau": entry.dtau}
+        return avi.edit_prompt(backbone, *PROMPTS, 0, **settings, together=together).edited.final
     timesteps, _ = backbone.schedule(steps)
-    place = trajectory.step_of(timesteps, trajectory.nearest(timesteps, backbone.T, backbone.entry.tx))
-    t, t_target = timesteps[place], timesteps[place - backbone.entry.dtau]
+    place = trajectory.step_of(timesteps, trajectory.nearest(timesteps, backbone.T, entry.tx))
+    t, t_target = timesteps[place], timesteps[place - entry.dtau]
     if together:
         both = trajectory.run(backbone, None, (0, 1), steps, until=t)
         source, z = both.rows(slice(1)), both.rows(slice(1, 2)).at(t_target)

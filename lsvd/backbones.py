@@ -198,7 +198,7 @@ class TextToImage(Backbone):
         return torch.float32 if self.family.whole else denoiser(self.pipe).dtype
 
     def _latent_shape(self) -> tuple[int, int, int]:
-        return latent_shape(self.pipe, self.family.layout, self.size)
+        return latent_shape(self.pipe, self.family, self.size)
 
     def _encode(self, pictures: Tensor) -> Tensor:
         with _whole_autoencoder(self.pipe) as vae:
@@ -214,7 +214,7 @@ class TextToImage(Backbone):
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Warn (UserWarning) of words outside the model's vocabulary, and of what an overlong prompt loses."""
-        tokenizer = self.pipe.tokenizer
+        tokenizer = getattr(self.pipe, "tokenizer", None)
         if not isinstance(tokenizer, CLIPTokenizer) or getattr(self.pipe, "text_encoder_3", None) is not None:
             return  # others read hundreds of tokens
         for prompt in dict.fromkeys(prompts):
@@ -244,14 +244,17 @@ class TextToImage(Backbone):
             return prepare(self.scheduler, steps)
         code, generators = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype), [torch.Generator()]
         try:
-            self._call(probing(self.scheduler), code, steps, ["a"], 1.0, 0.0, generators, None)
+            self._call(probing(self.scheduler), code, steps, ["a"], self.family.off, 0.0, generators, None)
         except Scheduled as stopped:
             return stopped.scheduler
         raise RuntimeError(f"{type(self.pipe).__name__} does not ask its scheduler for timesteps")
 
     def _call(self, scheduler, code, steps, prompts, guidance, eta, generators, callback) -> None:
         family, (height, width) = self.family, self.size
-        options = {"eta": eta, "height": height, "width": width, **family.told}
+        told = {
+            name: [value] * len(prompts) if isinstance(value, str) else value for name, value in family.told.items()
+        }
+        options = {"eta": eta, "height": height, "width": width, **told}
         if family.guidance:
             options[family.guidance] = guidance
         with _lend(self.pipe, scheduler):

@@ -174,7 +174,8 @@ def weights(backbone: Backbone) -> str:
     if known is None or known[0] != stamp:
         described = {name: (type(part).__qualname__, _settled(part.config)) for name, part in networks.items()}
         described["tokenizer"] = None
-        described |= {name: _vocabulary(part) for name, part in parts.items() if name.startswith("tokenizer")}
+        readers = {name: part for name, part in parts.items() if name.startswith(("tokenizer", "processor"))}
+        described |= {name: _vocabulary(getattr(part, "tokenizer", part)) for name, part in readers.items()}
         text = checksum(tensors) + json.dumps(described, sort_keys=True)
         known = _digests[backbone.pipe] = stamp, hashlib.sha256(text.encode()).hexdigest()
     return known[1]

@@ -4,6 +4,7 @@ Everything else is the same for all of them: a pipeline is called with `latents`
 through `callback_on_step_end`. Codes are (B, C, H, W) here, whatever a pipeline makes of them.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,19 +23,21 @@ class Family:
     layout, of codes (B, C, H, W) within the pipeline: `grid`, as they are; `tokens`, (B, HW, C), row by row; `patches`,
     (B, HW / 4, 4C), each token a 2 x 2 patch of each channel. given: the layout that `latents=` is taken in, where it
     is another. guidance: the name of the argument for it, None for pipelines without. default: what it is where nothing
-    else is said. told: further arguments of every call. flow: whether the pipeline computes its schedule itself and
-    hands it to the scheduler. whole: whether codes are float32 whatever the model's dtype. off: the guidance that is
-    none.
+    else is said. off: the guidance that is none, if there is one. told: further arguments of every call; texts are
+    told of each prompt. flow: whether the pipeline computes its schedule itself and hands it to the scheduler. whole:
+    whether codes are float32 whatever the model's dtype. scale: how many of the pipeline's vae_scale_factor go into a
+    side of a code's element.
     """
 
     layout: Layout = "grid"
     given: Layout | None = None
     guidance: str | None = "guidance_scale"
     default: float = 7.5
+    off: float = 1.0
     told: Mapping[str, Any] = field(default_factory=dict)
     flow: bool = False
     whole: bool = False
-    off: float = 1.0
+    scale: float = 1.0
 
 
 # The names are those of diffusers' classes.
@@ -44,25 +47,33 @@ FAMILIES: dict[str, Family] = {
     "LatentConsistencyModelPipeline": Family(default=8.5),
     "StableDiffusion3Pipeline": Family(default=7.0, flow=True),
     "FluxPipeline": Family("patches", default=3.5, flow=True),
-    "Flux2Pipeline": Family("tokens", "grid", default=4.0, flow=True),
-    "Flux2KleinPipeline": Family("tokens", "grid", default=4.0, flow=True),
+    "Flux2Pipeline": Family("tokens", "grid", default=4.0, flow=True, scale=2.0),
+    "Flux2KleinPipeline": Family("tokens", "grid", default=4.0, flow=True, scale=2.0),
     "ChromaPipeline": Family("patches", default=5.0, flow=True),
     "SanaPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
     "Lumina2Pipeline": Family(default=4.0, flow=True),
     "QwenImagePipeline": Family(
         "patches", guidance="true_cfg_scale", default=4.0, told={"negative_prompt": " "}, flow=True
     ),
-    "ZImagePipeline": Family(default=5.0, flow=True, whole=True, off=0.0),
+    "ZImagePipeline": Family(default=5.0, off=0.0, flow=True, whole=True),
     "CogView4Pipeline": Family(default=5.0, flow=True, whole=True),
-    "AuraFlowPipeline": Family(default=3.5, flow=True),
-    "OvisImagePipeline": Family("patches", default=5.0, flow=True),
-    "CogView3PlusPipeline": Family(default=5.0),
-    "LuminaPipeline": Family(default=4.0, flow=True),
-    "HunyuanDiTPipeline": Family(default=5.0, told={"use_resolution_binning": False}),
     "StableDiffusionPAGPipeline": Family(),
     "StableDiffusionXLPAGPipeline": Family(default=5.0),
     "StableDiffusion3PAGPipeline": Family(default=7.0, flow=True),
     "SanaPAGPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
+    "AuraFlowPipeline": Family(default=3.5),
+    "HunyuanDiTPipeline": Family(default=5.0, told={"use_resolution_binning": False}),
+    "OvisImagePipeline": Family("patches", default=5.0, flow=True),
+    "HiDreamImagePipeline": Family(default=5.0, flow=True),
+    "CogView3PlusPipeline": Family(default=5.0),
+    "LuminaPipeline": Family(default=4.0),
+    "Krea2Pipeline": Family("patches", default=4.5, off=0.0, flow=True),
+    "ErnieImagePipeline": Family(default=4.0, flow=True),
+    "BriaPipeline": Family("patches", default=5.0, flow=True, scale=0.5),
+    "BriaFiboPipeline": Family("tokens", default=5.0, flow=True),
+    "BriaFibo2Pipeline": Family(default=5.0, flow=True, whole=True),
+    "NucleusMoEImagePipeline": Family("patches", default=4.0, flow=True),
+    "ZImageOmniPipeline": Family(default=5.0, off=0.0, flow=True, whole=True),
 }
 
 
@@ -97,6 +108,9 @@ def denoiser(pipe: DiffusionPipeline) -> torch.nn.Module:
 
 def native_size(pipe: DiffusionPipeline) -> tuple[int, int]:
     """Height and width in pixels that a pipeline draws if it is not told."""
+    told = inspect.signature(pipe.__call__).parameters.get("height")
+    if told is not None and isinstance(told.default, int):  # the width is the same in all of diffusers
+        return told.default, told.default
     size = getattr(pipe, "default_sample_size", None) or denoiser(pipe).config.get("sample_size")
     if size is None:
         return 1024, 1024  # what the pipelines of such models say in their arguments
@@ -104,19 +118,20 @@ def native_size(pipe: DiffusionPipeline) -> tuple[int, int]:
     return height * pipe.vae_scale_factor, width * pipe.vae_scale_factor
 
 
-def latent_shape(pipe: DiffusionPipeline, layout: Layout, size: tuple[int, int]) -> tuple[int, int, int]:
+def latent_shape(pipe: DiffusionPipeline, family: Family, size: tuple[int, int]) -> tuple[int, int, int]:
     """The shape (C, H, W) of the codes of pictures of `size` (height, width) in pixels.
 
     Raises ValueError for a size that the pipeline's latents cannot have.
     """
     channels = denoiser(pipe).config.in_channels
-    shrink = pipe.vae_scale_factor * (2 if layout == "tokens" else 1)
-    step = 2 * shrink if layout == "patches" else shrink
+    patches = family.layout == "patches"
+    shrink = round(pipe.vae_scale_factor * family.scale)
+    step = 2 * shrink if patches else shrink
     if any(side < step or side % step for side in size):
         raise ValueError(
             f"a {type(pipe).__name__} draws pictures of multiples of {step} pixels, not {size[0]}x{size[1]}"
         )
-    return channels // 4 if layout == "patches" else channels, size[0] // shrink, size[1] // shrink
+    return channels // 4 if patches else channels, size[0] // shrink, size[1] // shrink
 
 
 def makes_films(vae: torch.nn.Module) -> bool:
@@ -129,8 +144,9 @@ def to_autoencoder(pipe: DiffusionPipeline, codes: Tensor) -> Tensor:
     vae = pipe.vae
     config, codes = vae.config, codes.to(vae.dtype)
     if hasattr(vae, "bn"):  # Flux 2: normalised patches of 2 x 2
-        mean, std = _batch_norm(vae, codes)
-        return _unfold(codes * std + mean)
+        patches = codes if _patched(pipe) else _fold(codes)
+        mean, std = _batch_norm(vae, patches)
+        return _unfold(patches * std + mean)
     if config.get("latents_mean") is not None:
         mean, std = _statistics(config, codes)
         scale = 1 if "z_dim" in config else config.scaling_factor
@@ -147,7 +163,8 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
     if hasattr(vae, "bn"):
         patches = _fold(means)
         mean, std = _batch_norm(vae, patches)
-        return (patches - mean) / std
+        patches = (patches - mean) / std
+        return patches if _patched(pipe) else _unfold(patches)
     means = means.squeeze(2) if makes_films(vae) else means
     if config.get("latents_mean") is not None:
         mean, std = _statistics(config, means)
@@ -158,6 +175,11 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
 
 def _statistics(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(torch.tensor(config[n]).to(like).reshape(1, -1, 1, 1) for n in ("latents_mean", "latents_std"))
+
+
+def _patched(pipe: DiffusionPipeline) -> bool:
+    """Whether the codes of a pipeline are patches of what its autoencoder takes, as channels."""
+    return denoiser(pipe).config.in_channels != pipe.vae.config.latent_channels
 
 
 def _batch_norm(vae: torch.nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,9 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
         # with a setter, so that it goes before the attribute of that name, which some originals set
         "init_noise_sigma": property(lambda self: 1.0, lambda self, value: None),
     }
-    if hasattr(base, "scale_model_input"):
-        members["scale_model_input"] = on_whole_schedule(base.scale_model_input)
+    # some pipelines call it of every scheduler whose class they do not know, as they do not know this one
+    as_it_is = base.scale_model_input if hasattr(base, "scale_model_input") else lambda self, sample, timestep: sample
+    members["scale_model_input"] = on_whole_schedule(as_it_is)
     if hasattr(base, "set_begin_index"):
         members["set_begin_index"] = lambda self, begin_index=0: base.set_begin_index(self, begin_index + first)
     # a copy, since from_config repeats the constructor's warnings at every call

@@ -385,7 +385,8 @@ def _guidance(backbone: Backbone, guidance: float | None) -> float | None:
         return None
     guidance = backbone.entry.guidance if guidance is None else guidance
     if not 0 <= guidance < float("inf"):
-        raise ValueError(f"guidance {guidance} makes no sense: choose 1 for none, or a number above")
+        none = format(backbone.family.off, "g")
+        raise ValueError(f"guidance {guidance} makes no sense: choose {none} for none, or a number above")
     return float(guidance)
 
 

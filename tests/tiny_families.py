@@ -6,31 +6,26 @@ from collections.abc import Callable
 import torch
 import transformers
 from diffusers import (
-    AutoencoderDC,
-    AutoencoderKLFlux2,
-    AutoencoderKLQwenImage,
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    BriaPipeline,
+    BriaTransformer2DModel,
     ChromaPipeline,
     ChromaTransformer2DModel,
-    CogView4Pipeline,
-    CogView4Transformer2DModel,
+    CogVideoXDDIMScheduler,
+    CogView3PlusPipeline,
+    CogView3PlusTransformer2DModel,
+    DDPMScheduler,
     DiffusionPipeline,
-    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    Flux2KleinPipeline,
-    Flux2Pipeline,
-    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    HunyuanDiT2DModel,
+    HunyuanDiTPipeline,
     LatentConsistencyModelPipeline,
     LCMScheduler,
-    Lumina2Pipeline,
-    Lumina2Transformer2DModel,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
     SanaPAGPipeline,
-    SanaPipeline,
-    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
@@ -38,13 +33,27 @@ from diffusers import (
     StableDiffusionXLPAGPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
-    ZImagePipeline,
-    ZImageTransformer2DModel,
 )
 from tiny import tiny_pipeline, tokenizer
-from tiny_more import BUILDERS as MORE
-from tiny_parts import WIDTH, autoencoder, awake, clip, flow, reader_of_text, t5, words
-from torch import nn
+from tiny_language import (
+    bria_fibo,
+    bria_fibo2,
+    cogview4,
+    ernie,
+    flux2,
+    flux2_klein,
+    hidream,
+    krea2,
+    lumina,
+    lumina2,
+    nucleus,
+    ovis,
+    qwen_image,
+    sana,
+    z_image,
+    z_image_omni,
+)
+from tiny_parts import WIDTH, autoencoder, awake, clip, flow, t5, words
 
 
 def unet(**more) -> UNet2DConditionModel:
@@ -136,37 +145,6 @@ def flux() -> DiffusionPipeline:
     )
 
 
-def flux2_parts() -> dict[str, nn.Module]:
-    transformer = Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=3 * WIDTH,
-        timestep_guidance_channels=16,
-        axes_dims_rope=(2, 2, 2, 2),
-        guidance_embeds=False,
-    )
-    vae = autoencoder(kind=AutoencoderKLFlux2)
-    vae.bn.running_mean.normal_(0, 0.2)
-    vae.bn.running_var.uniform_(0.5, 2)
-    return {"scheduler": flow(), "vae": vae, "tokenizer": words(), "transformer": awake(transformer)}
-
-
-def flux2() -> DiffusionPipeline:
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.Mistral3Config(
-        text_config=reader_of_text("Mistral", 31).config, vision_config={"model_type": "pixtral", **vision}
-    )
-    return Flux2Pipeline(text_encoder=transformers.Mistral3ForConditionalGeneration(config).eval(), **flux2_parts())
-
-
-def flux2_klein() -> DiffusionPipeline:
-    config = reader_of_text("Qwen3", 28).config
-    return Flux2KleinPipeline(text_encoder=transformers.Qwen3ForCausalLM(config).eval(), **flux2_parts())
-
-
 def chroma() -> DiffusionPipeline:
     transformer = ChromaTransformer2DModel(
         in_channels=16,
@@ -189,127 +167,92 @@ def chroma() -> DiffusionPipeline:
     )
 
 
-def sana() -> DiffusionPipeline:
-    transformer = SanaTransformer2DModel(
+def aura_flow() -> DiffusionPipeline:
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
         in_channels=4,
         out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=WIDTH,
-        sample_size=8,
-    )
-    vae = AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=4,
-        encoder_block_out_channels=(8, 16),
-        decoder_block_out_channels=(8, 16),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), ()),
-        decoder_qkv_multiscales=((), ()),
-        scaling_factor=0.4,
-    )
-    return SanaPipeline(
-        tokenizer=words(),
-        text_encoder=reader_of_text("Gemma2"),
-        vae=vae.eval(),
-        transformer=awake(transformer),
-        scheduler=DPMSolverMultistepScheduler(
-            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0, algorithm_type="dpmsolver++"
-        ),
-    )
-
-
-def lumina2() -> DiffusionPipeline:
-    transformer = Lumina2Transformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        hidden_size=24,
-        num_layers=1,
-        num_refiner_layers=1,
-        num_attention_heads=2,
-        num_kv_heads=1,
-        multiple_of=8,
-        axes_dim_rope=(4, 4, 4),
-        axes_lens=(512, 16, 16),
-        cap_feat_dim=WIDTH,
-    )
-    return Lumina2Pipeline(
-        transformer=awake(transformer),
-        scheduler=flow(),
-        vae=autoencoder(shift=0.1, levels=4),  # the pipeline takes 8 pixels for granted
-        text_encoder=reader_of_text("Gemma2"),
-        tokenizer=words(),
-    )
-
-
-def qwen_image() -> DiffusionPipeline:
-    transformer = QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=1,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
-        axes_dims_rope=(4, 2, 2),
+        caption_projection_dim=16,
+        pos_embed_max_size=64,
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[-0.3, 0.2, 0.1, 0.5],
-        latents_std=[1.5, 0.7, 1.1, 2.0],
-    )
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    config = transformers.Qwen2_5_VLConfig(
-        text_config={**sizes, "num_key_value_heads": 2, "vocab_size": 32, "rope_parameters": rope},
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_heads": 2,
-            "out_hidden_size": WIDTH,
-        },
-    )
-    return QwenImagePipeline(
-        scheduler=flow(),
-        vae=vae.eval(),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config).eval(),
+    return AuraFlowPipeline(
         tokenizer=words(),
+        text_encoder=t5(kind="UMT5"),
+        vae=autoencoder(),
         transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
     )
 
 
-def z_image() -> DiffusionPipeline:
-    transformer = ZImageTransformer2DModel(
+def hunyuan_dit() -> DiffusionPipeline:
+    transformer = HunyuanDiT2DModel(
+        sample_size=8,
+        patch_size=2,
         in_channels=4,
-        dim=16,
-        n_layers=1,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=WIDTH,
-        axes_dims=[4, 2, 2],
-        axes_lens=[512, 16, 16],
+        num_layers=4,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        hidden_size=16,
+        mlp_ratio=2.0,
+        cross_attention_dim=WIDTH,
+        cross_attention_dim_t5=WIDTH,
+        pooled_projection_dim=8,
     )
-    return ZImagePipeline(
-        scheduler=flow(dynamic=False),
-        vae=autoencoder(shift=0.1),
-        text_encoder=reader_of_text("Qwen3"),
+    text = transformers.BertConfig(
+        vocab_size=32,
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=80,  # the pipeline asks for 77
+    )
+    return HunyuanDiTPipeline(
+        vae=autoencoder(levels=4),  # the pipeline takes 8 pixels for granted
+        text_encoder=transformers.BertModel(text).eval(),
         tokenizer=words(),
+        text_encoder_2=t5(),
+        tokenizer_2=words(),
         transformer=awake(transformer),
+        scheduler=DDPMScheduler(
+            beta_end=0.02,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            clip_sample=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
-def cogview4() -> DiffusionPipeline:
-    transformer = CogView4Transformer2DModel(
+def bria() -> DiffusionPipeline:
+    transformer = BriaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=[4, 2, 2],
+    )
+    return BriaPipeline(
+        transformer=awake(transformer),
+        scheduler=flow(),
+        vae=autoencoder(shift=0.1),
+        text_encoder=t5(),
+        tokenizer=words(),
+    )
+
+
+def cogview3() -> DiffusionPipeline:
+    transformer = CogView3PlusTransformer2DModel(
         in_channels=4,
         out_channels=4,
         num_layers=1,
@@ -320,14 +263,20 @@ def cogview4() -> DiffusionPipeline:
         condition_dim=4,
         pos_embed_max_size=16,
         sample_size=8,
-        rope_axes_dim=(8, 8),
     )
-    return CogView4Pipeline(
-        tokenizer=words(side="left"),
-        text_encoder=reader_of_text("Glm"),
+    return CogView3PlusPipeline(
+        tokenizer=words(),
+        text_encoder=t5(),
         vae=autoencoder(),
         transformer=awake(transformer),
-        scheduler=FlowMatchEulerDiscreteScheduler(base_shift=0.25, max_shift=0.75, use_dynamic_shifting=True),
+        scheduler=CogVideoXDDIMScheduler(
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            set_alpha_to_one=True,
+            clip_sample=False,
+        ),
     )
 
 
@@ -356,17 +305,35 @@ BUILDERS: dict[str, Callable[[], DiffusionPipeline]] = {
     "QwenImagePipeline": qwen_image,
     "ZImagePipeline": z_image,
     "CogView4Pipeline": cogview4,
-    **MORE,
     "StableDiffusionPAGPipeline": attended(StableDiffusionPAGPipeline, tiny_pipeline),
     "StableDiffusionXLPAGPipeline": attended(StableDiffusionXLPAGPipeline, sdxl),
     "StableDiffusion3PAGPipeline": attended(StableDiffusion3PAGPipeline, sd3),
     "SanaPAGPipeline": attended(SanaPAGPipeline, sana),
+    "AuraFlowPipeline": aura_flow,
+    "HunyuanDiTPipeline": hunyuan_dit,
+    "OvisImagePipeline": ovis,
+    "HiDreamImagePipeline": hidream,
+    "CogView3PlusPipeline": cogview3,
+    "LuminaPipeline": lumina,
+    "Krea2Pipeline": krea2,
+    "ErnieImagePipeline": ernie,
+    "BriaPipeline": bria,
+    "BriaFiboPipeline": bria_fibo,
+    "BriaFibo2Pipeline": bria_fibo2,
+    "NucleusMoEImagePipeline": nucleus,
+    "ZImageOmniPipeline": z_image_omni,
 }
 
 
-SIZES = {"SanaPipeline": 32, "SanaPAGPipeline": 32} | dict.fromkeys(
-    ("Lumina2Pipeline", "LuminaPipeline", "HunyuanDiTPipeline"), 64
-)
+SIZES = {
+    "SanaPipeline": 32,
+    "SanaPAGPipeline": 32,
+    "Lumina2Pipeline": 64,
+    "HunyuanDiTPipeline": 64,
+    "HiDreamImagePipeline": 128,
+    "LuminaPipeline": 64,
+    "BriaFiboPipeline": 64,
+}
 """Of pictures in pixels, where it is not 16."""
 
 

@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import pytest
 
@@ -81,10 +82,16 @@ def test_the_ratio_is_the_references_time_for_the_whole_over_ours(monkeypatch):
     assert (ratio.value, ratio.low, ratio.high) == (10, 4, 20)
 
 
-def test_each_repeat_times_both_and_their_order_alternates():
-    calls = []
+def test_each_repeat_times_both_and_their_order_alternates(monkeypatch):
+    calls, clock = [], count()
+    monkeypatch.setattr(bench, "perf_counter", lambda: next(clock))  # each call takes a second
     compare("order", Comparison(lambda: calls.append("a"), lambda: calls.append("b"), lambda a, b: True, ""), repeats=6)
     assert "".join(calls) == "ab" + "abba" * 3
+
+
+def test_what_is_short_is_called_often():
+    calls = []
+    assert 0 < bench._seconds(lambda: calls.append(1)) < 0.01 and len(calls) > 20
 
 
 def test_silent_unless_asked(capsys):

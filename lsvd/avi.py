@@ -126,23 +126,34 @@ def _ranks(config: AVIConfig, rank: int) -> tuple[int, int, int]:
     return 0, k_x, k_z
 
 
-def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
-    """(A, c, f0) of the loss with squared norms, which is S^T A S - 2 c^T S + f0 in each channel.
+def normal_equations(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor]:
+    """(A, c) of the loss with squared norms, which is S^T A S - 2 c^T S and a constant in each channel.
 
     With M_ij = (u_i . u'_j)(v_i . v'_j), the Gram matrix of the k = k_x + k_z rank-one matrices is
     G = [[I, M], [M^T, I]], and A = (l1 + l2) G + diag(l4 I, l3 I), shape (..., C, k, k);
-    c = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z), shape (..., C, k); f0, the loss of S = 0: (..., C).
+    c = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z), shape (..., C, k).
     """
     x, z, w = parts.x, parts.z, lambdas
     U, V = torch.cat([x.U, z.U], -1), torch.cat([x.Vh, z.Vh], -2).mT
     gram = (U.mT @ U) * (V.mT @ V)  # <u_i v_i^T, u_j v_j^T>
-    weight = torch.cat([torch.full_like(x.S, w.source_spectrum), torch.full_like(z.S, w.target_spectrum)], dim=-1)
+    weight = _spectrum_weights(parts, w)
+    wanted = w.target * (parts.target - parts.rest) + w.source * (parts.source - parts.rest)
     system = (w.target + w.source) * gram + torch.diag_embed(weight)
-    to_target, to_source = parts.target - parts.rest, parts.source - parts.rest
-    wanted = w.target * to_target + w.source * to_source
-    right = ((U.mT @ wanted) * V.mT).sum(-1) + weight * parts.sigma
-    least = (w.target * to_target.square() + w.source * to_source.square()).sum((-2, -1))
-    return system, right, least + (weight * parts.sigma.square()).sum(-1)
+    return system, ((U.mT @ wanted) * V.mT).sum(-1) + weight * parts.sigma
+
+
+def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, c, f0): with f0, the loss of S = 0, shape (..., C), the loss is S^T A S - 2 c^T S + f0 in each channel."""
+    w = lambdas
+    to_target, to_source = ((code - parts.rest).square().sum((-2, -1)) for code in (parts.target, parts.source))
+    spectra = (_spectrum_weights(parts, w) * parts.sigma.square()).sum(-1)
+    return *normal_equations(parts, w), w.target * to_target + w.source * to_source + spectra
+
+
+def _spectrum_weights(parts: Parts, lambdas: Lambdas) -> Tensor:
+    """l4 for each of x's triplets, l3 for each of z's: shape (..., C, k_x + k_z)."""
+    own = torch.full_like(parts.x.S, lambdas.source_spectrum), torch.full_like(parts.z.S, lambdas.target_spectrum)
+    return torch.cat(own, -1)
 
 
 def assemble(S: Tensor, parts: Parts, like: Tensor) -> Solution:
@@ -153,14 +164,21 @@ def assemble(S: Tensor, parts: Parts, like: Tensor) -> Solution:
 
 
 def optimum(parts: Parts, lambdas: Lambdas) -> Tensor:
-    """The S of least loss with squared norms, shape (..., C, k_x + k_z): it solves A S = c (see `quadratic`).
+    """The S of least loss with squared norms, shape (..., C, k_x + k_z): it solves A S = c (see `normal_equations`).
 
     Where several S are optimal (possible only with l3 = 0 or l4 = 0), that of least norm is taken.
     """
-    system, right, _ = quadratic(parts, lambdas)
-    if lambdas.source_spectrum and lambdas.target_spectrum:
-        return torch.linalg.solve(system, right)
-    return (torch.linalg.pinv(system, rtol=1e-10, hermitian=True) @ right.unsqueeze(-1)).squeeze(-1)
+    return least(*normal_equations(parts, lambdas), definite=bool(lambdas.source_spectrum and lambdas.target_spectrum))
+
+
+def least(A: Tensor, c: Tensor, *, definite: bool = True) -> Tensor:
+    """The S of least S^T A S - 2 c^T S, of c's shape (..., k), for A of shape (..., k, k), positive semidefinite.
+
+    definite: whether A is known to be positive definite; if not, the S of least norm among the best is taken.
+    """
+    if definite:
+        return torch.linalg.solve(A, c)
+    return (torch.linalg.pinv(A, rtol=1e-10, hermitian=True) @ c.unsqueeze(-1)).squeeze(-1)
 
 
 def solve(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Solution:

@@ -8,7 +8,7 @@ from itertools import count
 import pytest
 
 from lsvd import backbones, bench
-from lsvd.bench import Comparison, compare, geodesics, spectrum, training
+from lsvd.bench import Comparison, compare, geodesics, spectrum, system, training
 
 tiny = partial(geodesics, timesteps=4, samples=2, channels=3, size=6, k=2, loop=5)
 
@@ -42,7 +42,7 @@ def test_the_stated_size_is_the_default():
     assert len(comparison.reference()) == 2
 
 
-@pytest.mark.parametrize("make", [training, spectrum])
+@pytest.mark.parametrize("make", [training, spectrum, system])
 def test_a_trained_edit_agrees_with_the_exact_one_and_no_other(make):
     comparison = make(channels=2, size=12, k=3)
     exact, trained = comparison.ours(), comparison.reference()
@@ -58,6 +58,7 @@ def test_edits_are_timed_at_the_size_of_mini_sd():
     size = backbones.REGISTRY["mini-sd"].size // 4  # the autoencoder shrinks pictures fourfold
     assert training().work == f"a 4x{size}x{size} code, k = 12 of both"
     assert spectrum().work == "4 systems of 24 singular values"
+    assert system().work == "4 systems of 24 singular values, already set up"
 
 
 def test_every_comparison_says_what_it_is(capsys):

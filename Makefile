@@ -7,9 +7,10 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # An environment that exists already and is used as it is: make test USE_ENV=$CONDA_PREFIX
 USE_ENV ?=
-# A YAML file of parameters for all notebooks (papermill -f), and a backbone for all of them.
+# A YAML file of parameters for all notebooks (papermill -f), a backbone for all of them, and the device it works on.
 PARAMS ?=
 BACKBONE ?=
+DEVICE ?=
 # Seconds that one cell may take in `make reproduce`.
 CELL_TIMEOUT ?= 7200
 # What `make train` trains: names of lsvd.testbed.train, or all.
@@ -34,7 +35,7 @@ GONE := $(shell for name in $(NOTEBOOKS:notebooks/%.ipynb=%); do \
 PINS := requirements.txt constraints.txt
 # What every notebook's results depend on: the package with its weights, and the pins.
 SOURCES := $(shell find lsvd -type f ! -path '*/__pycache__/*' ! -name '.*' ! -name '*.pyc' | LC_ALL=C sort)
-SETTINGS = PARAMS=$(PARAMS) BACKBONE=$(BACKBONE)
+SETTINGS = PARAMS=$(PARAMS) BACKBONE=$(BACKBONE) DEVICE=$(DEVICE)
 
 ifeq ($(strip $(USE_ENV)),)
 PY := .venv/bin/python
@@ -70,7 +71,7 @@ env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands d
 	@rm -f .venv/made-*
 	@touch $@
 
-reproduce: $(EXECUTED) ## run the notebooks whose sources changed or results are gone; PARAMS=file.yml, BACKBONE=name
+reproduce: $(EXECUTED) ## run the notebooks whose sources changed or results are gone; PARAMS=file.yml, BACKBONE=, DEVICE=
 	@echo "outputs/notebooks: $(words $(EXECUTED)) up to date; figures in outputs/figures, tables in outputs/tables"
 
 $(GONE): FORCE
@@ -85,7 +86,8 @@ $(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(P
 	@rm -f $@ $(@:.ipynb=.failed.ipynb)
 	@touch outputs/notebooks/.$*.started
 	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar --log-level WARNING \
-	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) $(if $(BACKBONE),-p backbone $(BACKBONE)) \
+	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) \
+	  $(if $(BACKBONE),-p backbone $(BACKBONE)) $(if $(DEVICE),-p device $(DEVICE)) \
 	  || { echo "$< did not finish; what it got done is in $(@:.ipynb=.failed.ipynb)" >&2; exit 1; }
 	@find $(RESULTS) -type f -newer outputs/notebooks/.$*.started ! -name '.*' > outputs/notebooks/.$*.wrote
 	@touch -r outputs/notebooks/.$*.started $(@:.ipynb=.failed.ipynb)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAPERMILL = """#!/bin/sh
 [ "$2" = papermill ] || { echo "$@" >> commands.txt; exit 0; }
 echo "$3" | sed 's,.*/,,; s,_.*,,' >> runs.txt
+echo "$@" > arguments.txt
 sleep 0.05
 sh "$3" && cp "$3" "$4"
 """
@@ -47,7 +48,8 @@ def repository(tmp_path):
 
 def make(home, *arguments):
     # what an outer make passes on, `make test`, is not for this one
-    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS", "NOTEBOOKS", "PARAMS", "BACKBONE"}
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "GNUMAKEFLAGS"}
+    outer |= {"NOTEBOOKS", "PARAMS", "BACKBONE", "DEVICE"}
     env = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(["make", "USE_ENV=env", *arguments], cwd=home, env=env, capture_output=True, text=True)
 
@@ -120,6 +122,8 @@ def test_what_changed_runs_again(repository):
         assert reproduce(repository) == ["00", "01", "02"]
     assert reproduce(repository, "BACKBONE=mini-cats") == ["00", "01", "02"]
     assert reproduce(repository, "BACKBONE=mini-cats") == []
+    assert reproduce(repository, "BACKBONE=mini-cats", "DEVICE=cuda") == ["00", "01", "02"]
+    assert " -p backbone mini-cats -p device cuda" in (repository / "arguments.txt").read_text()
 
 
 def test_what_failed_is_not_taken_for_done(repository):

@@ -49,15 +49,16 @@ class Plan:
         return [f"{b[0] + 1}" if len(b) == 1 else f"{b[0] + 1}-{b[-1] + 1}" for b in self.bands]
 
 
-def subjects(name: str = "all", scene: str = "") -> tuple[dict[str, Backbone], dict[str, Reader]]:
+def subjects(name: str = "all", scene: str = "", device="cpu") -> tuple[dict[str, Backbone], dict[str, Reader]]:
     """The models to look at, and the readers of those whose scene is known, both by the model's name.
 
     name: of one embedded model, a folder, or all embedded models. scene: which one a model of your own draws; without,
     nobody reads its pictures. Raises ValueError for an unknown name or scene, and as lsvd.backbones.load.
     """
-    models = [backbones.load(each) for each in (EMBEDDED if name == "all" else [name])]
+    models = [backbones.load(each, device) for each in (EMBEDDED if name == "all" else [name])]
     scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
-    return {model.name: model for model in models}, {each: readers.load(own) for each, own in scenes.items() if own}
+    judges = {each: readers.load(own, device) for each, own in scenes.items() if own}
+    return {model.name: model for model in models}, judges
 
 
 def walk(backbone: Backbone, plan: Plan, seeds: Sequence[int]) -> Trajectory:

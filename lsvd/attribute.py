@@ -71,7 +71,7 @@ class Attribute:
         s = edit.solution
         # y itself is rounded to the backbone's dtype, and the difference would be of full rank
         y = integrate(s.a, s.b, s.x, s.z, s.rest).to("cpu")
-        left, right = factor(y - edit.source.at(edit.t).to("cpu", torch.float64))
+        left, right = factor(y - edit.source.at(edit.t).cpu().double())
         prompts, made = edit.target.settings.prompts, (edit.t, edit.t_target, edit.config)
         return cls(left, right, edit.source.settings, prompts, *made, edit.same_level, edit.t_branch)
 
@@ -269,7 +269,7 @@ def factor(delta: Tensor) -> tuple[Tensor, Tensor]:
 def add(x: Tensor, shift: Tensor) -> Tensor:
     """x + shift, added up in float64 on the CPU (some devices have none) and rounded once. Checks that x is finite."""
     check_code(x)
-    code = (x.detach().to("cpu", torch.float64) + shift).to(x.dtype)
+    code = (x.detach().cpu().double() + shift).to(x.dtype)
     if not code.isfinite().all():
         raise ValueError("the strengths make codes that are not finite: choose some nearer to 0")
     return code.to(x.device)

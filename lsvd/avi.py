@@ -17,7 +17,7 @@ from torch import Tensor
 from lsvd import trajectory
 from lsvd.backbones import Backbone, check_seeds
 from lsvd.losses import Lambdas, Norm, check_norm
-from lsvd.svd import ChannelSVD, check_code, svd
+from lsvd.svd import ChannelSVD, check_code, double, svd
 from lsvd.trajectory import Settings, Trajectory, draw, nearest, resume, step_of
 
 Basis = Literal["both", "complement"]
@@ -103,8 +103,8 @@ def choose(x: Tensor, z: Tensor, config: AVIConfig) -> Parts:
     """
     check_pair(x, z)
     first, k_x, k_z = _ranks(config, min(x.shape[-2:]))
-    device = x.device if x.device.type != "mps" else torch.device("cpu")  # mps has no float64
-    source, target = x.detach().to(device, torch.float64), z.detach().to(device, torch.float64)
+    source = double(x.detach())
+    target = double(z.detach()).to(source.device)
     whole, last = svd(source), first + k_x
     chosen = replace(whole, U=whole.U[..., first:last], S=whole.S[..., first:last], Vh=whole.Vh[..., first:last, :])
     rest = source - chosen.recompose() if config.keep_rest else torch.zeros_like(source)

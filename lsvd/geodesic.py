@@ -4,9 +4,9 @@ Figure 5 of Wang et al. 2025 (arXiv 2502.02225) compares the subspaces spanned b
 code at different timesteps. With f = lsvd.svd.svd(x).truncate(k) the left ones are f.U, shape (..., C, H, k), and the
 right ones f.Vh.mT, shape (..., C, W, k).
 
-Everything is computed and returned in float64 on the input's device, whatever the input's precision: a float32 basis is
-orthonormal only to 1e-7, and a float32 arccos is wrong by 5e-4 near 0. Each basis is orthonormalised anew. Devices
-without float64 will not do: move the bases to the CPU. No gradients are passed.
+Everything is computed and returned in float64, whatever the input's precision: a float32 basis is orthonormal only to
+1e-7, and a float32 arccos is wrong by 5e-4 near 0. Each basis is orthonormalised anew. That is done on the input's
+device, or on the CPU where that has no float64 (mps). No gradients are passed.
 
 Where singular values are equal, as all those of a constant channel but the first are, the vectors are still orthonormal
 but point anywhere, and no distance shows it: `gap` tells these subspaces from the rest.
@@ -18,6 +18,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import torch
 from torch import Tensor
+
+from lsvd.svd import double
 
 _BLOCK = 1 << 24  # bytes of k x k matrices that `pairwise` works on at a time; it holds a few times as much
 _ORTHONORMAL = 1e-2  # what half precision rounds off is put right, what lies beyond is no basis
@@ -73,7 +75,7 @@ def pairwise(A: Tensor) -> Tensor:
         raise ValueError(f"one basis of shape {tuple(A.shape)} has no pairs: give (T, ..., n, k)")
     times, *batch, n, k = A.shape
     # The orthogonal complements enclose the same angles (but for zeros): take what has fewer dimensions.
-    A = _orthonormal(A) if 2 * k <= n else torch.linalg.qr(A.double(), mode="complete").Q[..., k:]
+    A = _orthonormal(A) if 2 * k <= n else torch.linalg.qr(double(A), mode="complete").Q[..., k:]
     k = A.shape[-1]
     # (batch, T, k, n): with the columns of all timesteps in a row, one product takes a timestep with all later ones.
     A = A.reshape(times, math.prod(batch), n, k).permute(1, 0, 3, 2).contiguous()
@@ -125,7 +127,7 @@ def gap(S: Tensor, k: int) -> Tensor:
     if not isinstance(S, Tensor) or not S.is_floating_point() or S.ndim < 1:
         raise ValueError("singular values must be a floating-point tensor of shape (..., r): give S of lsvd.svd.svd")
     _check_size(k, S.shape[-1])
-    S = S.double()
+    S = double(S)
     if not torch.isfinite(S).all() or (S < 0).any() or (S.diff(dim=-1) > 0).any():
         raise ValueError("singular values must be finite and descending from the largest: decompose the code anew")
     after = S[..., k] if k < S.shape[-1] else 0.0
@@ -144,7 +146,7 @@ def _from_cosines(C: Tensor, pool: Executor) -> Tensor:
 
 
 def _orthonormal(A: Tensor) -> Tensor:
-    return torch.linalg.qr(A.double()).Q
+    return torch.linalg.qr(double(A)).Q
 
 
 def _check_size(k: int, n: int) -> None:
@@ -161,7 +163,7 @@ def _check(A: Tensor, name: str) -> None:
         raise ValueError(f"{name} has shape {tuple(A.shape)}: give (..., n, k) with k columns, 1 <= k <= n")
     if not torch.isfinite(A).all():
         raise ValueError(f"{name} holds NaN or infinity: find the step that made it")
-    A = A.double()
+    A = double(A)
     off = (A.mT @ A - torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)).abs()
     if (off > _ORTHONORMAL).any():
         raise ValueError(

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lsvd.backbones import Backbone
 from lsvd.schedulers import remembers, starting_at
+from lsvd.svd import double
 from lsvd.trajectory import Settings, Trajectory
 
 INVERSES = {DDIMScheduler: DDIMInverseScheduler, DPMSolverMultistepScheduler: DPMSolverMultistepInverseScheduler}
@@ -107,16 +108,17 @@ def _solve(
 ) -> tuple[Tensor, Tensor]:
     """The code, from x on, that step i leads from to `wanted`, and its residual, (B,). Each picture keeps its best."""
     scale = _linear(backbone, settings, i)
-    size = wanted.double().flatten(1).norm(dim=1).clamp_min(1e-12)
-    best, least = x, torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+    size = double(wanted).flatten(1).norm(dim=1).clamp_min(1e-12)
+    best, least = x, torch.full_like(size, torch.inf)
     for _ in range(iterations):
-        missing = wanted.double() - _step(backbone, settings, i, x).double()
+        missing = double(wanted) - double(_step(backbone, settings, i, x))
         residual = missing.flatten(1).norm(dim=1) / size
         better = residual < least
-        best, least = torch.where(better[:, None, None, None], x, best), torch.where(better, residual, least)
+        least = torch.where(better, residual, least)
+        best = torch.where(better.to(x.device)[:, None, None, None], x, best)
         if (least < tolerance).all():
             break
-        x = (x.double() + missing / scale).to(wanted.dtype)
+        x = (double(x) + missing / scale).to(wanted)
     return best, least.cpu()
 
 

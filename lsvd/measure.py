@@ -30,7 +30,7 @@ def mean(values: ArrayLike, seed: int = 0, level: float = LEVEL) -> Interval:
 
     Raises ValueError for fewer than two values, or values that are not finite.
     """
-    x = np.asarray(values, np.float64).ravel()
+    x = _array(values).ravel()
     if len(x) < 2 or not np.isfinite(x).all():
         raise ValueError(f"a mean needs two or more finite values, not {len(x)}: take more pictures")
     if np.ptp(x) == 0:
@@ -46,8 +46,9 @@ def median(values: ArrayLike) -> Interval:
 
     The ends are values themselves, by the binomial law of their ranks (scipy.stats.quantile_test).
     """
-    ends = stats.quantile_test(np.asarray(values, np.float64), p=0.5).confidence_interval(LEVEL)
-    return Interval(float(np.median(values)), float(ends.low), float(ends.high))
+    x = _array(values)
+    ends = stats.quantile_test(x, p=0.5).confidence_interval(LEVEL)
+    return Interval(float(np.median(x)), float(ends.low), float(ends.high))
 
 
 def share(hits: int, n: int) -> Interval:
@@ -74,7 +75,7 @@ def spearman(
 
     Raises ValueError for values that are not finite, shapes that differ, fewer than two groups, or a constant x or y.
     """
-    x, y = (np.asarray(values, np.float64) for values in (x, y))
+    x, y = (_array(values) for values in (x, y))
     if x.shape != y.shape:
         raise ValueError(f"x and y have shapes {x.shape} and {y.shape}: give pairs")
     try:
@@ -121,13 +122,18 @@ def percentiles(draws: ArrayLike) -> tuple[float, float]:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures (n, 3, H, W) in [0, 1], shape (n,); 120 where they are equal.
+    """Peak signal-to-noise ratio in dB of pictures (n, 3, H, W) in [0, 1], shape (n,), on a's device; 120 where equal.
 
     Raises ValueError if the shapes differ.
     """
     if a.shape != b.shape:
         raise ValueError(f"pictures of shapes {tuple(a.shape)} and {tuple(b.shape)} differ: compare like with like")
-    return -10 * (a - b).square().mean((-3, -2, -1)).clamp_min(1e-12).log10()
+    return -10 * (a - b.to(a.device)).square().mean((-3, -2, -1)).clamp_min(1e-12).log10()
+
+
+def _array(values: ArrayLike | Tensor) -> np.ndarray:
+    """Values as float64, wherever they are."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

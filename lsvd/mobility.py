@@ -27,7 +27,7 @@ TIE = 1e-7
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """Ranks of triplets at every step.
+    """Ranks of triplets at every step; on the CPU, where they are matched.
 
     ranks: (steps, B, C, k), int64; ranks[s, b, c, i] is the rank, at step s, of the triplet of rank i at step
     `reference`. similarity: the same shape, 0 to 1, of the match that led there: with the reference step itself if
@@ -51,7 +51,7 @@ class Paths:
 
 @dataclass(frozen=True, eq=False)
 class Movement:
-    """How far ranks move against the time between two steps.
+    """How far ranks move against the time between two steps; all on the CPU.
 
     dt: (m,), ascending, the differences of timesteps that occur. change: (m, B, C, k), the mean |rank change| over all
     `pairs`, (m,), of steps that far apart; NaN where no path lasts that long.
@@ -156,12 +156,12 @@ def follow(
     if shift and (samples < 2 or shift % samples == 0):
         raise ValueError(f"{samples} samples shifted by {shift} are not matched with others: give two or more, shift 1")
 
-    device = triplets.S.device
-    ranks = torch.arange(k, device=device).expand(*shape[:-1], k).clone()
-    alike = triplets.S.new_ones(ranks.shape)
+    ranks = torch.arange(k).expand(*shape[:-1], k).clone()
+    alike = torch.ones(ranks.shape, dtype=triplets.S.dtype)
     for s in [*range(reference + 1, steps), *range(reference - 1, -1, -1)]:
         before = s - 1 if s > reference else s + 1
-        found, pairs = match(similarity(_at(triplets, reference if direct else before), _at(triplets, s, shift)))
+        likeness = similarity(_at(triplets, reference if direct else before), _at(triplets, s, shift))
+        found, pairs = match(likeness.cpu())
         own = ranks[reference if direct else before]
         ranks[s], alike[s] = found.gather(-1, own), pairs.gather(-1, own)
     return Paths(ranks, alike, reference, direct)
@@ -212,7 +212,6 @@ def movement(paths: Paths, timesteps: Tensor, level: float | None = None) -> Mov
     if paths.direct:
         first, last = (part[(first == paths.reference) | (last == paths.reference)] for part in (first, last))
     dt, where = (times[first] - times[last]).abs().mul(1000).round().div(1000).unique(return_inverse=True)
-    device = ranks.device
 
     # to every step but the reference leads one match; in this order, that of a chain between steps s and s + 1 is s-th
     weak = torch.zeros_like(ranks)
@@ -223,11 +222,11 @@ def movement(paths: Paths, timesteps: Tensor, level: float | None = None) -> Mov
         else:
             weak[1:] = (alike[others] <= level).long().cumsum(0)
 
-    total = torch.zeros(len(dt), *ranks.shape[1:], dtype=torch.float64, device=device)
+    total = torch.zeros(len(dt), *ranks.shape[1:], dtype=torch.float64)
     count = torch.zeros_like(total)
     for s in range(steps):
         mine = first == s
-        later, bins = last[mine].to(device), where[mine].to(device)
+        later, bins = last[mine], where[mine]
         lasting = (weak[later] == weak[s]).double()
         total.index_add_(0, bins, (ranks[later] - ranks[s]).abs() * lasting)
         count.index_add_(0, bins, lasting)

@@ -1,11 +1,12 @@
 """Property 1, small neighbourhood: how near the subspaces of a trajectory's codes lie to each other, beside its nulls.
 
 The subspaces are spanned by the leading k singular vectors of each channel of x_t, left or right (Wang et al. 2025,
-arXiv 2502.02225, Figure 5). Distances are fractions of the largest possible geodesic distance, means over channels.
-Chance alone, other pictures at the same timestep, and noise added to a picture are what they are to be held against: a
-deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
+arXiv 2502.02225, Figure 5). Distances are fractions of the largest possible geodesic distance, means over channels, and
+on the CPU. Chance alone, other pictures at the same timestep, and noise added to a picture are what they are to be held
+against: a deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -61,7 +62,7 @@ def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 50
 
 def _fraction(d: Tensor, A: Tensor) -> Tensor:
     """Distances of bases, shape (..., n, k), by the largest there is; 0 where both are the whole space, k = n."""
-    n, k = A.shape[-2:]
+    (n, k), d = A.shape[-2:], d.cpu()
     return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
 
 
@@ -82,10 +83,11 @@ def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: 
         raise ValueError("one picture has no other to put in its place: take two seeds or more")
     final = walk.final.roll(-1, dims=0) if other else walk.final
     own = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
+    scheduler = copy.deepcopy(backbone.scheduler)  # which moves its tensors to those it is given
     for i, t in enumerate(walk.timesteps):
         numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
         noise = backbone.noise(numbers).to(final) if fresh else own
-        codes.append(backbone.scheduler.add_noise(final, noise, t.expand(len(seeds))))
+        codes.append(scheduler.add_noise(final, noise, t.expand(len(seeds))))
     return torch.stack([*codes, final])
 
 

@@ -137,8 +137,8 @@ def responses(
     """How far each factor of the reader's scene moves when each band of x_t is scaled, beside its null.
 
     The cost is 2 * bands * B * (steps from t on) evaluations of the model (with guidance, twice that), `batch` codes at
-    a time. Results depend on `batch` by rounding only. Pictures of any size will do, since the reader resizes them; it
-    must be on the backbone's device. Raises ValueError as `changed` and lsvd.trajectory.resume.
+    a time. Results depend on `batch` by rounding only. Pictures of any size will do, since the reader resizes them.
+    Raises ValueError as `changed` and lsvd.trajectory.resume.
     """
     codes = torch.cat(changed(walk, t, bands, factor))
     factors = reader.scene.factors
@@ -230,7 +230,7 @@ def stack(found: Sequence[Responses]) -> tuple[Tensor, Tensor]:
         raise ValueError("there are no responses: give those of one timestep at least")
     if len({(own.names, own.bands, own.factor, own.moved.shape, own.null.shape) for own in found}) > 1:
         raise ValueError("responses differ in pictures, bands or factors: compare those made alike but for t")
-    return tuple(torch.stack(part).double().cpu() for part in zip(*((r.moved, r.null) for r in found), strict=True))
+    return tuple(torch.stack(part).cpu().double() for part in zip(*((r.moved, r.null) for r in found), strict=True))
 
 
 def _excess(found: Sequence[Responses]) -> Tensor:

@@ -104,7 +104,7 @@ def remembers(prepared: SchedulerMixin) -> bool:
     own = copy.deepcopy(prepared)
     before = _state(own)
     try:
-        x = torch.zeros(1, 1, 8, 8)
+        x = torch.zeros(1, 1, 8, 8, device=own.timesteps.device)
         t = own.timesteps[0]
         if hasattr(own, "scale_model_input"):
             own.scale_model_input(x, t)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+LIMITED = ("mps",)
+"""Types of devices without float64, whose SVD is missing or wrong as well: for both the CPU takes over."""
+
 
 @dataclass(frozen=True)
 class ChannelSVD:
@@ -83,12 +86,19 @@ def check_code(x: Tensor, name: str = "the code") -> None:
         raise ValueError(f"{name} holds NaN or infinity: find the step that made it before decomposing")
 
 
+def double(x: Tensor) -> Tensor:
+    """x in float64: on its device, or on the CPU where that has none (mps, not even to copy from)."""
+    return (x.cpu() if x.device.type in LIMITED else x).double()
+
+
 def svd(x: Tensor) -> ChannelSVD:
-    """Decompose every channel of x, shape (..., C, H, W), in one batched call on x's device.
+    """Decompose every channel of x, shape (..., C, H, W), in one batched call on x's device (of mps, on the CPU).
 
     Half precision is computed in float32, float64 stays. All min(H, W) triplets are kept, S descending. Raises
     ValueError if x is not a finite floating-point tensor of at least three dimensions.
     """
     check_code(x)
-    U, S, Vh = torch.linalg.svd(x.to(torch.promote_types(x.dtype, torch.float32)), full_matrices=False)
+    whole = x.to(torch.promote_types(x.dtype, torch.float32))
+    whole = whole.cpu() if x.device.type in LIMITED else whole
+    U, S, Vh = (part.to(x.device) for part in torch.linalg.svd(whole, full_matrices=False))
     return ChannelSVD(U, S, Vh, x.dtype)

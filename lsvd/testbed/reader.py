@@ -131,9 +131,12 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def read(self, pictures: Tensor, *, batch: int = 128) -> Reading:
-        """Read every factor off the pictures; a factor that is not visible gets a guess (see Scene.visible)."""
-        out = [self(p) for p in pictures.split(batch)]
-        joined = {name: torch.cat([o[name] for o in out]).float() for name in out[0]}
+        """Read every factor off the pictures, wherever they are; a factor that is not visible gets a guess.
+
+        See Scene.visible. The reading is on the CPU.
+        """
+        out = [self(p.to(self.places.device)) for p in pictures.split(batch)]
+        joined = {name: torch.cat([o[name] for o in out]).float().cpu() for name in out[0]}
         levels, probabilities, numbers = {}, {}, {}
         for f in self.scene.factors:
             if f.levels:

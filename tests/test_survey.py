@@ -102,8 +102,8 @@ def test_embedded_subjects_have_their_own_scene():
 
 def test_all_subjects_are_the_embedded_ones(monkeypatch):
     loaded = []
-    monkeypatch.setattr(survey.backbones, "load", lambda name: loaded.append(name) or SimpleNamespace(name=name))
-    monkeypatch.setattr(survey.readers, "load", lambda scene: scene)
+    monkeypatch.setattr(survey.backbones, "load", lambda name, _: loaded.append(name) or SimpleNamespace(name=name))
+    monkeypatch.setattr(survey.readers, "load", lambda scene, _: scene)
     models, judges = survey.subjects()
     assert loaded == list(models) == list(registry.EMBEDDED)
     assert judges == {name: scene for name, (scene, _) in GENERATORS.items()}

@@ -11,7 +11,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from lsvd import avi, backbones, measure, trajectory
 from lsvd.losses import Lambdas
 from lsvd.svd import svd
-from lsvd.testbed import captions, data, evaluate, reader
+from lsvd.testbed import captions, data, evaluate, models, reader, train
 from lsvd.testbed.portraits import PORTRAITS
 from lsvd.testbed.scenes import SCENES
 
@@ -52,6 +52,7 @@ def test_plain_diffusers_draws_the_same_picture(mini_sd):
 def test_plain_diffusers_loads_the_pixel_models(name):
     pipe = DDPMPipeline.from_pretrained(backbones.WEIGHTS / name, torch_dtype=torch.float32)
     assert pipe.unet.config.sample_size == 64 and pipe.scheduler.config.prediction_type == "epsilon"
+    assert pipe.scheduler.config == models.pixel_schedule(train.RECIPES[name].clip).config
     walk = trajectory.run(backbones.load(name), seeds=(0, 1), steps=3)
     assert walk.final.shape == (2, 3, 64, 64) and torch.isfinite(walk.final).all()
 

@@ -170,7 +170,7 @@ class PixelDenoiser(Job):
     """
 
     def build(self) -> UNet2DModel:
-        self.schedule = models.pixel_schedule()
+        self.schedule = models.pixel_schedule(self.recipe.clip)
         return models.pixel_denoiser(size=self.recipe.size, **self.recipe.model)
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:

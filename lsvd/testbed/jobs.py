@@ -30,7 +30,8 @@ TRAINING_SEED = 1  # of the renderings that models learn from; every other seed 
 class Recipe:
     """How one model is trained. `model` goes to its constructor; `fixed` pins factors of the scene.
 
-    `start` names the model whose weights training begins with: much of denoising is the same for all scenes.
+    `start` names the model whose weights training begins with: much of denoising is the same for all scenes. `clip` is
+    where a pixel model's estimates are cut in sampling (see models.pixel_schedule); training does not depend on it.
     """
 
     job: Callable[..., "Job"]
@@ -45,6 +46,7 @@ class Recipe:
     model: Mapping = field(default_factory=dict)
     start: str | None = None
     bfloat16: bool = True  # autocast: a third faster on CPUs that have it
+    clip: float | None = None
 
 
 class Job:

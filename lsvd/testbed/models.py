@@ -152,12 +152,13 @@ def text_schedule() -> DDIMScheduler:
     )
 
 
-def pixel_schedule() -> DDPMScheduler:
+def pixel_schedule(clip: float | None = None) -> DDPMScheduler:
     """The pixel models' noise schedule: that of Ho et al. 2020 (arXiv 2006.11239), predicting the noise.
 
-    Estimates of the picture are not clipped in sampling: at the first steps an estimate is noise far outside [-1, 1],
-    and clipping it there would take its mean colour away.
+    clip: estimates of the picture are cut at -clip and clip in sampling, None for nowhere. At the first steps an
+    estimate is noise far outside [-1, 1]: cutting it there takes its mean colour away, and some of the noise.
     """
-    return DDPMScheduler(
-        beta_start=1e-4, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon", clip_sample=False
-    )
+    schedule = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "prediction_type": "epsilon"}
+    if clip is None:
+        return DDPMScheduler(**schedule, clip_sample=False)
+    return DDPMScheduler(**schedule, clip_sample=True, clip_sample_range=clip)

@@ -1,8 +1,9 @@
 """Time what claims to be fast against its reference: python -m lsvd.bench [NAME ...].
 
 Both are timed in one run, in turns, on the same input and the same cores, after a check that they agree.
-outputs/tables/bench.csv gets one row for each comparison: the median of reference time / our time, and the interval of
-the median. Rows of what is not timed stay as they are. Time on an idle machine: what else runs counts in.
+outputs/tables/bench.csv gets one row for each comparison: the median of reference time / our time, the interval of the
+median, and the medians of both times in seconds. Rows of what is not timed stay as they are. Time on an idle machine:
+what else runs counts in.
 """
 
 import argparse
@@ -45,8 +46,27 @@ class Comparison:
     share: float = 1.0
 
 
-def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progress: bool = False) -> Interval:
-    """Median of reference time / our time over paired repeats, with its interval.
+@dataclass(frozen=True)
+class Timing:
+    """What came out. ratio: the reference's time to ours; ours, reference: seconds, the reference's for the whole."""
+
+    ratio: Interval
+    ours: float
+    reference: float
+
+    def row(self, name: str) -> dict[str, str]:
+        """A row of bench.csv."""
+        columns = {"ratio": self.ratio.value, "low": self.ratio.low, "high": self.ratio.high}
+        seconds = {"seconds": self.ours, "reference_seconds": self.reference}
+        return {
+            "name": name,
+            **{k: f"{v:.2f}" for k, v in columns.items()},
+            **{k: f"{v:.3g}" for k, v in seconds.items()},
+        }
+
+
+def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progress: bool = False) -> Timing:
+    """Medians over paired repeats: reference time / our time, with its interval, and both times.
 
     Both run once before, untimed, and must agree. Which goes first alternates. progress: a bar over the repeats. Raises
     ValueError if they disagree, or for fewer than six repeats.
@@ -55,15 +75,16 @@ def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progre
         raise ValueError(f"{repeats} repeats give no interval: take at least {FEWEST}")
     if not comparison.agree(comparison.ours(), comparison.reference()):
         raise ValueError(f"{name}: ours and the reference disagree, so their times mean nothing")
-    ratios = []
+    times = []
     for repeat in tqdm(range(repeats), f"timing {name}", disable=not progress, leave=False):
         if repeat % 2:
             theirs, ours = _seconds(comparison.reference), _seconds(comparison.ours)
         else:
             ours, theirs = _seconds(comparison.ours), _seconds(comparison.reference)
-        ratios.append(theirs / comparison.share / ours)
+        times.append((ours, theirs / comparison.share))
         log.debug("%s: ours %.4g s, reference %.4g s for %.3g of it", name, ours, theirs, comparison.share)
-    return measure.median(ratios)
+    ratio = measure.median([reference / ours for ours, reference in times])
+    return Timing(ratio, *(float(np.median(each)) for each in zip(*times, strict=True)))
 
 
 def geodesics(
@@ -109,6 +130,11 @@ def training(channels: int = 4, size: int = 32, k: int = 12) -> Comparison:
         agree=lambda ours, theirs: _within(x, z, config, ours, theirs),
         work=f"a {channels}x{size}x{size} code, k = {k} of both",
     )
+
+
+def large() -> Comparison:
+    """The same for a code of Stable Diffusion's size."""
+    return training(size=96)
 
 
 def spectrum(channels: int = 4, size: int = 32, k: int = 12) -> Comparison:
@@ -160,6 +186,7 @@ def _within(x: Tensor, z: Tensor, config: AVIConfig, exact: Solution, trained: S
 COMPARISONS: dict[str, Callable[[], Comparison]] = {
     "geodesic": geodesics,
     "solve": training,
+    "solve-96": large,
     "spectrum": spectrum,
     "system": system,
 }
@@ -188,12 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if comparison.share < 1:
             log.info("%s: the reference is timed on %.2f%%, scaled to the whole", name, 100 * comparison.share)
         try:
-            ratio = compare(name, comparison, options.repeats, progress=True)
-            row = {"name": name, "ratio": f"{ratio.value:.2f}", "low": f"{ratio.low:.2f}", "high": f"{ratio.high:.2f}"}
-            update_csv(outputs("tables", "bench.csv"), [row], ["name"], COMPARISONS)
+            found = compare(name, comparison, options.repeats, progress=True)
+            update_csv(outputs("tables", "bench.csv"), [found.row(name)], ["name"], COMPARISONS)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
-        log.info("%s: %s times as fast as the reference", name, f"{ratio:.1f}")
+        log.info("%s: %s times as fast as the reference, %.3g s", name, f"{found.ratio:.1f}", found.reference)
     return 0
 
 

@@ -2,14 +2,16 @@
 
 Models of the true configurations of the paper's, with random weights, are saved in the format of the hub's checkpoints
 and loaded as those are. Then a picture is drawn by the plain diffusers pipeline, and one is edited, each in a process
-of its own: seconds, and the peak of the process's memory from the loaded model on. outputs/tables/fullsize.csv gets a
-row for each as soon as it is there. Measure on an idle machine with 12 GiB of memory and 4 GB of disk; with two cores
-it takes some 15 minutes.
+of its own: seconds, and the peak of the process's memory from the loaded model on. On Linux, memory that is freed goes
+back to the system at once: else the peak holds what the allocator keeps for later as well, which varies by some percent
+from run to run. outputs/tables/fullsize.csv gets a row for each as soon as it is there. Measure on an idle machine with
+12 GiB of memory and 4 GB of disk; with two cores it takes 15 minutes to half an hour.
 """
 
 import argparse
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -47,6 +49,8 @@ STEPS = 8
 PROMPTS = "a person", "an old person"
 WAYS = "plain", "edit", "one batch"
 KEYS = ["name", "way"]
+# glibc's, in bytes: blocks from this size on are mapped one by one
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 
 def sd21() -> StableDiffusionPipeline:
@@ -292,7 +296,8 @@ def run(name: str, steps: int, folder: Path | None = None) -> None:
 
 def _in_a_process(name: str, way: str, folder: Path, steps: int) -> dict[str, float | int]:
     command = [sys.executable, "-m", "lsvd.fullsize", name, "--way", way, "--folder", str(folder)]
-    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True)
+    surroundings = os.environ | GIVE_BACK
+    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True, env=surroundings)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it was stopped, perhaps for want of memory"])[-1]
         raise ValueError(f"{name}, {way}: {last}")

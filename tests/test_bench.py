@@ -24,7 +24,7 @@ def test_the_table_keeps_what_is_not_timed(tmp_path, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         assert bench.main(["geodesic", "--repeats", "6"]) == 0
     (row,) = read(tmp_path)
-    assert list(row) == ["name", "ratio", "low", "high"] and row["name"] == "geodesic"
+    assert list(row) == ["name", "ratio", "low", "high", "seconds", "reference_seconds"] and row["name"] == "geodesic"
     assert 0 < float(row["low"]) <= float(row["ratio"]) <= float(row["high"])
     # 4 timesteps make 6 pairs, of each of 2 samples and 3 channels
     assert "36 pairs" in caplog.text and "13.89%" in caplog.text
@@ -57,6 +57,7 @@ def test_a_trained_edit_agrees_with_the_exact_one_and_no_other(make):
 def test_edits_are_timed_at_the_size_of_mini_sd():
     size = backbones.REGISTRY["mini-sd"].size // 4  # the autoencoder shrinks pictures fourfold
     assert training().work == f"a 4x{size}x{size} code, k = 12 of both"
+    assert bench.large().work == "a 4x96x96 code, k = 12 of both"
     assert spectrum().work == "4 systems of 24 singular values"
     assert system().work == "4 systems of 24 singular values, already set up"
 
@@ -78,9 +79,11 @@ def test_the_ratio_is_the_references_time_for_the_whole_over_ours(monkeypatch):
 
     monkeypatch.setattr(bench, "perf_counter", lambda: clock[0])
     ours, reference = lasting(1, 1, 1, 1, 1, 2), lasting(2, 4, 1, 3, 5, 4)
-    ratio = compare("clock", Comparison(ours, reference, lambda a, b: True, "", share=0.25), repeats=6)
+    found = compare("clock", Comparison(ours, reference, lambda a, b: True, "", share=0.25), repeats=6)
     # 4 x (2, 4, 1, 3, 5, 4 / 2)
-    assert (ratio.value, ratio.low, ratio.high) == (10, 4, 20)
+    assert (found.ratio.value, found.ratio.low, found.ratio.high) == (10, 4, 20)
+    # medians of (1, 1, 1, 1, 1, 2) and of 4 x (2, 4, 1, 3, 5, 4)
+    assert (found.ours, found.reference) == (1, 14)
 
 
 def test_each_repeat_times_both_and_their_order_alternates(monkeypatch):

@@ -13,8 +13,6 @@ BACKBONE ?=
 DEVICE ?=
 # Seconds that one cell may take in `make reproduce`.
 CELL_TIMEOUT ?= 7200
-# Processes that `make test` spreads the test files and notebooks over.
-WORKERS ?= 2
 # What `make train` trains: names of lsvd.testbed.train, or all.
 MODELS ?= all
 
@@ -105,7 +103,7 @@ outputs/notebooks/.inputs: FORCE
 test: $(ENVIRONMENT) ## check style, then unit tests, end-to-end tests and the notebooks (nbval); outputs stay as they are
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(QUIET) $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	$(QUIET) $(PY) -m pytest
 
 format: $(ENVIRONMENT) ## format code and notebooks
 	$(PY) -m ruff check --fix .

@@ -96,6 +96,6 @@ def test_the_readme_shows_the_table():
     assert [(row["name"], row["way"]) for row in rows] == [(n, way) for n in fullsize.MODELS for way in fullsize.WAYS]
     for row in rows:
         assert f"| {' | '.join(row[column] for column in columns)} |" in text
-        # what an edit may cost: two trajectories and 2%, and 5% more memory; one batch is for where memory allows it
+        # what an edit may cost: two trajectories and 2%, and 5% more memory, but for the small DDPM's as one batch
         assert float(row["of_two_trajectories"]) <= 1.02
-        assert row["way"] == "one batch" or float(row["of_plain_memory"]) <= 1.05
+        assert (row["name"], row["way"]) == ("ddpm-celebahq", "one batch") or float(row["of_plain_memory"]) <= 1.05

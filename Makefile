@@ -13,6 +13,8 @@ BACKBONE ?=
 DEVICE ?=
 # Seconds that one cell may take in `make reproduce`.
 CELL_TIMEOUT ?= 7200
+# Processes of one thread each that `make test` spreads notebooks and test files over, the long ones first.
+WORKERS ?= 2
 # What `make train` trains: names of lsvd.testbed.train, or all.
 MODELS ?= all
 
@@ -103,7 +105,7 @@ outputs/notebooks/.inputs: FORCE
 test: $(ENVIRONMENT) ## check style, then unit tests, end-to-end tests and the notebooks (nbval); outputs stay as they are
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(QUIET) $(PY) -m pytest
+	$(QUIET) $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(ENVIRONMENT) ## format code and notebooks
 	$(PY) -m ruff check --fix .

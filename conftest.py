@@ -10,6 +10,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 # transformers remarks on every import that torchvision is not there; it is not needed.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Workers of pytest-xdist share the cores: one thread each is faster than all of them on every core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # A backend chosen outside would keep a kernel from drawing inline, and its figures would be missing.
 os.environ.pop("MPLBACKEND", None)
 # Tests and notebooks write here, never over results that somebody made; all notebooks of one run share what they cache.

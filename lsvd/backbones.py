@@ -365,6 +365,8 @@ def load(
     with folders.explained(folder, remedy), folders.silently():
         pipe = loader.from_pretrained(folder, **parts, **extra, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)  # lsvd.trajectory shows one bar for both kinds
+    for network in (part for part in pipe.components.values() if own and isinstance(part, torch.nn.Module)):
+        network.to(memory_format=torch.channels_last)  # up to a fifth faster on a CPU
     label = str(name) if hub.is_id(str(name)) and not Path(name).expanduser().is_dir() else folder.name
     return from_pipeline(pipe.to(device), entry or _entry(label, kind, pipe, str(folder)), words, size)
 

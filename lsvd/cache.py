@@ -172,7 +172,7 @@ def weights(backbone: Backbone) -> str:
     stamp = tuple((key, t.data_ptr(), 0 if t.is_inference() else t._version) for key, t in tensors.items())
     known = _digests.get(backbone.pipe)
     if known is None or known[0] != stamp:
-        described = {name: (type(part).__qualname__, _settled(part.config)) for name, part in networks.items()}
+        described = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
         described["tokenizer"] = None
         readers = {name: part for name, part in parts.items() if name.startswith(("tokenizer", "processor"))}
         described |= {name: _vocabulary(getattr(part, "tokenizer", part)) for name, part in readers.items()}
@@ -190,11 +190,16 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return seen.hexdigest()
 
 
-def _settled(config: Mapping | Any) -> str:
-    """A configuration as text; transformers' are no dicts, and name the version that they are used with."""
+def _settled(network: torch.nn.Module) -> str:
+    """A network's configuration as text.
+
+    transformers' are no dicts, name the version that they are used with, and are filled in when the network is saved.
+    """
+    config = network.config
     if not hasattr(config, "to_dict"):
         return config_text(config)
-    return config_text({k: v for k, v in config.to_dict().items() if k != "transformers_version"})
+    saved = {"architectures": [type(network).__name__], "dtype": str(network.dtype).removeprefix("torch.")}
+    return config_text({k: v for k, v in (config.to_dict() | saved).items() if k != "transformers_version"})
 
 
 def _vocabulary(tokenizer: Any) -> Any:

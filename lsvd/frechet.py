@@ -1,5 +1,7 @@
 """The Fréchet distance between two sets of features, as in the FID of Heusel et al. 2017 (arXiv 1706.08500)."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,19 +14,40 @@ def frechet(a: ArrayLike, b: ArrayLike) -> float:
     |μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½), in float64. Raises ValueError if the sets differ in d, hold values that are
     not finite, or have too few rows (d + 1 or less) to fit a covariance.
     """
-    a, b = _pair(a, b)
-    return frechet_of_moments(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
+    return measure_from(b)(a)
+
+
+def measure_from(b: ArrayLike) -> Callable[[ArrayLike], float]:
+    """The function that gives the distance of features a (n, d) from b (m, d): for many a, b is taken apart once."""
+    b = _checked(b)
+    mean, cov = b.mean(0), np.cov(b, rowvar=False)
+    root = _root(np.atleast_2d(cov))
+
+    def distance(a: ArrayLike) -> float:
+        a = _checked(a)
+        if a.shape[1] != b.shape[1]:
+            raise ValueError(
+                f"features of size {a.shape[1]} and {b.shape[1]} cannot be compared: use one feature network"
+            )
+        return _distance(a.mean(0), np.cov(a, rowvar=False), mean, cov, root)
+
+    return distance
 
 
 def frechet_of_moments(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike) -> float:
-    """The same from means (d,) and covariances (d, d); a singular covariance is allowed.
+    """The same from means (d,) and covariances (d, d); a singular covariance is allowed."""
+    return _distance(mean_a, cov_a, mean_b, cov_b, _root(np.atleast_2d(cov_b)))
+
+
+def _distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike, root_b: NDArray) -> float:
+    """The same, with the root of the second covariance.
 
     tr (Σa Σb)^½ is the nuclear norm of Σa^½ Σb^½, so it is taken as the sum of that matrix's singular values: unlike
     the root of the unsymmetric product it cannot turn complex.
     """
-    cov_a, cov_b = np.atleast_2d(cov_a), np.atleast_2d(cov_b)
     shift = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
-    cross = np.linalg.svd(_root(cov_a) @ _root(cov_b), compute_uv=False).sum()
+    cov_a, cov_b = np.atleast_2d(cov_a), np.atleast_2d(cov_b)
+    cross = np.linalg.svd(_root(cov_a) @ root_b, compute_uv=False).sum()
     return max(0.0, float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
 
 
@@ -47,7 +70,7 @@ def bootstrap(a: ArrayLike, b: ArrayLike, *, repeats: int = 200, level: float = 
     mean is the estimate. The interval thus says where the distance of two other sets of these sizes would fall, bias
     included: compare it with `floor` at the same n. Its ends are cut at 0. Raises ValueError like `frechet`.
     """
-    a, b = _pair(a, b)
+    a, b = _checked(a), _checked(b)
     value = frechet(a, b)
     rng = np.random.default_rng(seed)
     drawn = np.array([frechet(_redraw(a, rng), _redraw(b, rng)) for _ in range(repeats)])
@@ -74,10 +97,3 @@ def _checked(features: ArrayLike) -> NDArray[np.float64]:
     if len(x) <= x.shape[1] + 1:
         raise ValueError(f"{len(x)} pictures are too few for {x.shape[1]} features: take at least {x.shape[1] + 2}")
     return x
-
-
-def _pair(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    a, b = _checked(a), _checked(b)
-    if a.shape[1] != b.shape[1]:
-        raise ValueError(f"features of size {a.shape[1]} and {b.shape[1]} cannot be compared: use one feature network")
-    return a, b

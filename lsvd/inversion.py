@@ -7,7 +7,7 @@ sampler's own step leads from to where it should, by fixed-point iteration.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import (
@@ -109,16 +109,23 @@ def _solve(
     """The code, from x on, that step i leads from to `wanted`, and its residual, (B,). Each picture keeps its best."""
     scale = _linear(backbone, settings, i)
     size = double(wanted).flatten(1).norm(dim=1).clamp_min(1e-12)
-    best, least = x, torch.full_like(size, torch.inf)
+    best, least = x.clone(), torch.full_like(size, torch.inf)
+    x = x.clone()
     for _ in range(iterations):
-        missing = double(wanted) - double(_step(backbone, settings, i, x))
-        residual = missing.flatten(1).norm(dim=1) / size
-        better = residual < least
-        least = torch.where(better, residual, least)
-        best = torch.where(better.to(x.device)[:, None, None, None], x, best)
-        if (least < tolerance).all():
+        going = (least >= tolerance).nonzero().flatten()  # the others cost no more evaluations
+        if not len(going):
             break
-        x = (double(x) + missing / scale).to(wanted)
+        rows = going.tolist()
+        own = replace(
+            settings, prompts=tuple(settings.prompts[b] for b in rows), seeds=tuple(settings.seeds[b] for b in rows)
+        )
+        here = going.to(x.device)
+        missing = double(wanted[here]) - double(_step(backbone, own, i, x[here]))
+        residual = missing.flatten(1).norm(dim=1) / size[going]
+        better = residual < least[going]
+        least[going[better]] = residual[better]
+        best[here[better.to(here.device)]] = x[here[better.to(here.device)]]
+        x[here] = (double(x[here]) + missing / scale).to(wanted)
     return best, least.cpu()
 
 

@@ -17,27 +17,30 @@ from torch import Tensor
 from lsvd import geodesic
 from lsvd.backbones import Backbone
 from lsvd.measure import Interval, mean
-from lsvd.svd import svd
+from lsvd.svd import ChannelSVD, svd
 from lsvd.trajectory import Trajectory
 
 Side = Literal["left", "right"]
 FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
 
 
-def bases(codes: Tensor, k: int, side: Side = "left") -> Tensor:
+def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
     """The leading k singular vectors of each channel, shape (..., C, n, k), for codes of shape (..., C, H, W).
 
-    n is H on the left, W on the right. Raises ValueError for k above the rank, another side, or codes that are not
-    finite.
+    codes: or their decomposition, for several k. n is H on the left, W on the right. Raises ValueError for k above the
+    rank, another side, or codes that are not finite.
     """
     if side not in ("left", "right"):
         raise ValueError(f"there is no side {side!r}: choose left or right")
-    parts = svd(codes).truncate(k)
+    parts = (codes if isinstance(codes, ChannelSVD) else svd(codes)).truncate(k)
     return parts.U if side == "left" else parts.Vh.mT
 
 
-def distances(codes: Tensor, k: int, side: Side = "left") -> Tensor:
-    """Distances of all pairs of timesteps, shape (n, n, B), for codes of shape (n, B, C, H, W). Raises as `bases`."""
+def distances(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
+    """Distances of all pairs of timesteps, shape (n, n, B), for codes of shape (n, B, C, H, W), or their decomposition.
+
+    Raises as `bases`.
+    """
     A = bases(codes, k, side)
     return _fraction(geodesic.pairwise(A).mean(-1), A)
 

@@ -261,6 +261,14 @@ def test_identity_is_that_of_the_same_weights_read_again(tmp_path):
     assert len(files(tmp_path / "cache")) == 1
 
 
+def test_saving_a_model_does_not_change_its_identity(tmp_path):
+    backbone = own_backbone()
+    before = cache.identity(backbone)
+    backbone.pipe.save_pretrained(tmp_path)  # fills in the text tower's configuration
+    assert cache.identity(from_pipeline(tiny_like(backbone), backbone.entry)) == before
+    assert cache.weights(load(tmp_path)) == before["weights"]
+
+
 def test_weights_are_digested_once(monkeypatch):
     backbone = own_backbone()
     seen = []

@@ -39,9 +39,11 @@ def test_changes_are_against_the_full_loss():
 def test_distances_grow_with_the_shift_of_features():
     near, far = (failures.distance(MEASURED, way, REFERENCE) for way in (FULL, LESS))
     assert near.value < 1 < far.value
-    gap = failures.farther(MEASURED, LESS, FULL, REFERENCE)
+    full, less = (failures.drawn(MEASURED, way, REFERENCE) for way in (FULL, LESS))
+    assert (full[0], less[0]) == pytest.approx((near.value, far.value))
+    gap = failures.farther(less, full)
     assert gap.value == pytest.approx(far.value - near.value) and 0 < gap.low < gap.value < gap.high
-    assert failures.farther(MEASURED, FULL, FULL, REFERENCE) == Interval(0, 0, 0)
+    assert failures.farther(full, full) == Interval(0, 0, 0)
 
 
 def test_each_loss_has_its_own_failure_and_direction():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lsvd.frechet import bootstrap, floor, frechet, frechet_of_moments
+from lsvd.frechet import bootstrap, floor, frechet, frechet_of_moments, measure_from
 
 
 def gaussian(seed, n, mean, sd):
@@ -31,6 +31,8 @@ def test_symmetric_zero_on_itself_and_unmoved_by_rotation():
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 8)))[0]
     assert frechet(a, b) == pytest.approx(frechet(b, a), rel=1e-10)
     assert frechet(a, a) == pytest.approx(0, abs=1e-10)
+    away = measure_from(b)
+    assert [away(each) for each in (a, a[:50], b)] == [frechet(each, b) for each in (a, a[:50], b)]
     assert frechet(a @ turn, b @ turn) == pytest.approx(frechet(a, b), rel=1e-9)
 
 

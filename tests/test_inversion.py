@@ -7,7 +7,7 @@ from tiny import KINDS, text_to_image
 from tiny_families import build
 from torch.testing import assert_close
 
-from lsvd import avi, backbones, trajectory
+from lsvd import avi, backbones, inversion, trajectory
 from lsvd.inversion import invert
 
 PROMPTS = {"text-to-image": "a person", "unconditional": None}
@@ -55,6 +55,25 @@ def test_the_residual_is_that_of_each_step(backbone, codes):
     for i in (0, 5, STEPS - 1):
         after = trajectory.resume(backbone, walk, walk.timesteps[i]).codes[1]
         assert distance(after, walk.codes[i + 1]) == pytest.approx(found.residual[i].max().item(), rel=1e-3, abs=1e-6)
+
+
+def test_pictures_that_are_found_cost_no_more(backbone, codes, monkeypatch):
+    asked, step = [], inversion._step
+
+    def count(model, settings, i, x):
+        asked.append(len(x))
+        return step(model, settings, i, x)
+
+    monkeypatch.setattr(inversion, "_step", count)
+    settings = {"prompts": PROMPTS[backbone.kind], "steps": STEPS, "iterations": 50, "tolerance": 1e-6}
+    together = invert(backbone, codes, **settings).trajectory
+    evaluations = sum(asked)
+    assert min(asked) < max(asked) == len(codes)
+    asked.clear()
+    for b in range(len(codes)):
+        alone = invert(backbone, codes[b : b + 1], **settings).trajectory
+        assert_close(alone.codes[:, 0], together.codes[:, b], rtol=1e-3, atol=1e-3 * codes.abs().max().item())
+    assert sum(asked) == pytest.approx(evaluations, rel=0.05)
 
 
 def test_the_trajectory_that_drew_them_is_found(backbone, codes):

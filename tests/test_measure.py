@@ -25,6 +25,15 @@ def test_mean_covers_the_truth_as_often_as_it_says():
     assert all(i.low < i.value < i.high for i in intervals)
 
 
+@quick
+@given(st.integers(2, 80), seeds, st.sampled_from([0.95, 0.99]))
+def test_the_interval_of_a_mean_is_scipys(n, seed, level):
+    x = draw(n, seed).double().numpy()
+    interval = mean(x, seed=3, level=level)
+    theirs = stats.bootstrap((x,), np.mean, confidence_level=level, method="percentile", rng=3).confidence_interval
+    assert (interval.low, interval.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
 def test_mean_of_equal_values_is_certain():
     interval = mean([2.0, 2.0, 2.0])
     assert (interval.value, interval.low, interval.high) == (2.0, 2.0, 2.0)

@@ -8,6 +8,7 @@ from tiny import KINDS
 
 from lsvd import geodesic, neighbourhood, verdicts
 from lsvd.measure import Interval
+from lsvd.svd import svd
 from lsvd.trajectory import resume, run
 
 
@@ -21,6 +22,12 @@ def test_codes_that_only_grow_stay_where_they_are():
         D = neighbourhood.distances(x, 4, side)
         assert D.shape == (5, 5, 3) and D.max() < 1e-4
         assert neighbourhood.spread(D).max() < 1e-4
+
+
+def test_a_decomposition_stands_for_its_codes():
+    x = codes()
+    for side in ("left", "right"):
+        assert torch.equal(neighbourhood.distances(svd(x), 4, side), neighbourhood.distances(x, 4, side))
 
 
 def test_independent_codes_lie_as_far_as_chance():

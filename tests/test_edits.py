@@ -7,7 +7,7 @@ import torch
 from tiny import text_to_image, unconditional
 from torch.testing import assert_close
 
-from lsvd import avi, backbones, clip, controls, trajectory
+from lsvd import avi, backbones, clip, controls, fit, trajectory
 from lsvd.losses import Lambdas
 from lsvd.testbed import edits
 from lsvd.testbed import reader as readers
@@ -44,6 +44,9 @@ def test_ways_make_the_codes_of_their_names():
     solved = avi.solve(x, z, avi.AVIConfig(k_z=3, lambdas=Lambdas(source=0.5))).y
     assert_close(integration(0.5, 3, lambdas=Lambdas(source=0.5)).code(x, z), solved)
     assert_close(replace(integration(0.5, 3, lambdas=Lambdas(source=0.5)), weight=2.0).code(x, z), 2 * solved - x)
+    trained = fit.fit(x, z, avi.AVIConfig(k_z=3, norm="absolute")).solution.y
+    assert_close(integration(0.5, 3, norm="absolute").code(x, z), trained)
+    assert (trained - integration(0.5, 3).code(x, z)).abs().max() > 1e-3
     assert_close(Way("lerp", weight=0.25).code(x, z), 0.75 * x + 0.25 * z)
     assert_close(Way("slerp", weight=0.25).code(x, z), controls.slerp(x, z, 0.25))
     assert_close(Way("swap", k=2).code(x, z), controls.swap(x, z, 2))
@@ -135,6 +138,9 @@ def test_measurements_are_kept_way_by_way_and_read_again(bench, monkeypatch):
     assert calls == ways[2:] and list(again) == ways
     for way in ways[:2]:
         assert torch.equal(first[way].side, more[way].side) and torch.equal(again[way].features, more[way].features)
+    light = edits.measure(bench, OLD, ways, SEEDS, features=False)
+    assert calls == ways[2:] and all(own.features is None for own in light.values())
+    assert all(torch.equal(light[way].side, more[way].side) for way in ways)
     edits.measure(bench, {"age": "young"}, ways[:1], SEEDS)
     assert calls == [*ways[2:], ways[0]]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd import avi, backbones, cache, clip, controls, trajectory
+from lsvd import avi, backbones, cache, clip, controls, fit, trajectory
 from lsvd.avi import AVIConfig
 from lsvd.backbones import Backbone, check_seeds
 from lsvd.clip import Clip
@@ -46,6 +46,8 @@ ATTRIBUTES = {
 CHOOSING, REPORTED, LEARNED = range(100, 116), range(16), range(200, 216)
 BRANCHES = (0.76, 0.68, 0.6, 0.52)
 """Fractions of T from which on a branched z has the target prompt."""
+FINER = (0.64, 0.6, 0.56, 0.52)
+"""The same in the finer search."""
 FORMAT = 1  # of what is measured; raise it when the code that measures changes
 Method = Literal["target prompt", "prompt switching", "lerp", "slerp", "swap", "AVI", "transfer"]
 
@@ -97,6 +99,7 @@ class Way:
             parts += [f"strength {self.weight:g}"] * (self.weight != 1)
             parts += [self.config.basis] * (self.config.basis != plain.basis)
             parts += ["rest dropped"] * (not self.config.keep_rest)
+            parts += [f"{self.config.norm} norms"] * (self.config.norm != plain.norm)
             changed = {name: own for name, own in asdict(lambdas).items() if own != getattr(plain.lambdas, name)}
             parts += [f"{name.replace('_', ' ')} weight {own:g}" for name, own in changed.items()]
         parts += [f"z {abs(self.dtau)} step {'noisier' if self.dtau > 0 else 'cleaner'}"] * (self.dtau != 0)
@@ -112,7 +115,9 @@ class Way:
         if self.method == "swap":
             return controls.swap(x, z, self.k)
         if self.method in ("AVI", "transfer"):
-            return torch.lerp(x, avi.solve(x, z, self.config).y, self.weight)
+            exact = self.config.norm == "squared"
+            solution = avi.solve(x, z, self.config) if exact else fit.fit(x, z, self.config).solution
+            return torch.lerp(x, solution.y, self.weight)
         raise ValueError(f"{self.method} makes no code of two: it goes on with the target prompt")
 
 
@@ -120,7 +125,9 @@ def tries() -> list[Way]:
     """The settings that are tried on the seeds CHOOSING.
 
     Each method over timesteps and the one number it has, with z from the target prompt and with z from trajectories
-    that branch off the source's, AVI and its controls alike; and AVI with one choice changed at a time.
+    that branch off the source's, AVI and its controls alike; and AVI with one choice changed at a time. Then more
+    finely where AVI came nearest to the controls: in the complement with x's rest dropped, and beyond the strength of
+    1, where lerp goes as well.
     """
     ways = [Way("target prompt")]
     ways += [Way("prompt switching", tx) for tx in (0.84, 0.76, 0.68, 0.6, 0.56, 0.52, 0.44, 0.36)]
@@ -133,7 +140,14 @@ def tries() -> list[Way]:
         ways += [replace(integration(tx, k, dtau=0), branch=branch) for tx in (0.32, 0.2) for k in (4, 8, 12)]
         ways += [Way("lerp", 0.2, branch=branch, weight=weight) for weight in (0.5, 0.6, 0.7, 0.8)]
         ways += [Way("swap", 0.2, branch=branch, k=k) for k in (4, 8)]
-    return list(dict.fromkeys([*ways, *(way for centre in CENTRES.values() for way in singly(centre))]))
+    ways += [way for centre in CENTRES.values() for way in singly(centre)]
+    nearest = integration(0.2, 8, dtau=0, basis="complement", keep_rest=False)
+    for branch in FINER:
+        both = [replace(nearest, branch=branch, config=replace(nearest.config, k_z=k)) for k in (8, 16)]
+        ways += [replace(way, weight=weight) for way in both for weight in (1.0, 1.25)]
+        ways += [Way("lerp", 0.2, branch=branch, weight=weight) for weight in (0.7, 0.8, 1.0, 1.25)]
+    ways += [Way("prompt switching", tx) for tx in (0.64, 0.48)]
+    return list(dict.fromkeys(ways))
 
 
 def singly(way: Way) -> list[Way]:
@@ -142,6 +156,7 @@ def singly(way: Way) -> list[Way]:
     ways = [way, *(replace(way, dtau=dtau) for dtau in (1, 0, -1))]
     ways += [replace(way, dtau=dtau, same_level=True) for dtau in (1, -1)]
     changes = [{"keep_rest": False}, {"basis": "complement"}, {"basis": "complement", "keep_rest": False}]
+    changes += [{"norm": "absolute"}]
     if way.branch < 1:
         weights = {"source": (0.2, 0.5, 1.0), "target_spectrum": (0.0, 0.1, 1.0), "source_spectrum": (0.0, 0.1, 1.0)}
         for name, values in weights.items():
@@ -175,7 +190,7 @@ class Found:
     had, has: whether the attribute was read before and after, bool. before, after: the probability that the reader
     gives it. side: the mean move of all other factors that can be seen, 0 to 1. distance: 1 - cosine of mini-clip's
     vectors of the picture before and after. chroma: by how much the mean of (largest - smallest colour) grows.
-    features: of the reader, float16, for Frechet distances.
+    features: of the reader, float16, for Frechet distances, if they were kept.
     """
 
     had: Tensor
@@ -185,7 +200,7 @@ class Found:
     side: Tensor
     distance: Tensor
     chroma: Tensor
-    features: Tensor
+    features: Tensor | None = None
 
     @property
     def effects(self) -> Effects:
@@ -308,11 +323,13 @@ def measure(
     seeds: Sequence[int],
     *,
     source: str = SOURCE,
+    features: bool = True,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> dict[Way, Found]:
     """What each way does to the pictures of the source prompt, with the attribute `wanted`; read if measured before.
 
+    features: whether the reader's are kept, which are most of what there is to keep.
     folder: where it is kept, outputs("edits") if None. Raises ValueError for bad arguments, and KeyError for a factor
     or level that the scene does not have.
     """
@@ -320,11 +337,11 @@ def measure(
     if len(set(map(repr, ways))) < len(ways) or not ways:
         raise ValueError("no way is given, or one is given twice: give each once")
     about = {**bench.identity, "source": source, "wanted": dict(wanted), "seeds": list(seeds)}
-    made_by = {**about, "ways": [asdict(way) for way in ways]}
+    made_by = {**about, "ways": [asdict(way) for way in ways], **({} if features else {"features": False})}
     tensors = cache.remember(
         bench.backbone.name,
         made_by,
-        lambda: _measure(bench, wanted, ways, seeds, source, about, progress),
+        lambda: _measure(bench, wanted, ways, seeds, source, about, features, progress),
         folder=folder or outputs("edits"),
     )
     return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
@@ -337,6 +354,7 @@ def _measure(
     seeds: Sequence[int],
     source: str,
     about: Mapping[str, Any],
+    features: bool,
     progress: bool,
 ) -> cache.Tensors:
     """The fields of Found of all ways, stacked; each way is kept in outputs/cache on the way."""
@@ -355,7 +373,8 @@ def _measure(
             return _compare(bench, before, reading, after, wanted)
 
         parts.append(cache.remember(f"{backbone.name}-edits", {**about, "way": asdict(way)}, one))
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    kept = [name for name in parts[0] if features or name != "features"]
+    return {name: torch.stack([part[name] for part in parts]) for name in kept}
 
 
 def _compare(bench: Bench, before: Tensor, reading: Reading, after: Tensor, wanted: Mapping[str, str]) -> cache.Tensors:
@@ -385,6 +404,7 @@ def row(bench: Bench, attribute: str, way: Way, found: Found) -> dict[str, str]:
     line |= {"weight": f"{way.weight:g}", "k": str(config.k_z if told else way.k)}
     line |= {"basis": config.basis if told else "", "rest": str(config.keep_rest) if told else ""}
     line |= {"lambdas": " ".join(f"{weight:g}" for weight in weights) if told else ""}
+    line |= {"norm": config.norm if told else ""}
     its = found.effects
     line |= columns("success", its.success) | columns("side_effects", its.side)
     return line | {"perceptual": f"{found.distance.double().mean():.4f}", "n": str(its.lacking)}

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def choosing(bench: Bench, *, progress: bool = False) -> Measured:
     """All settings on the seeds CHOOSING."""
-    return _all(bench, edits.tries(), CHOOSING, progress)
+    return _all(bench, edits.tries(), CHOOSING, progress, features=False)
 
 
 def families(tried: Measured) -> dict[str, list[Point]]:
@@ -131,8 +131,11 @@ def floor(features: NDArray, n: int) -> float:
     return frechet.frechet(features[:n], features[n:])
 
 
-def _all(bench: Bench, ways: Sequence[Way], seeds: Sequence[int], progress: bool) -> Measured:
-    return {name: edits.measure(bench, own, ways, seeds, progress=progress) for name, own in ATTRIBUTES.items()}
+def _all(bench: Bench, ways: Sequence[Way], seeds: Sequence[int], progress: bool, features: bool = True) -> Measured:
+    return {
+        name: edits.measure(bench, own, ways, seeds, features=features, progress=progress)
+        for name, own in ATTRIBUTES.items()
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

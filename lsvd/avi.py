@@ -21,6 +21,8 @@ from lsvd.svd import ChannelSVD, check_code, double, svd
 from lsvd.trajectory import Settings, Trajectory, draw, nearest, resume, step_of
 
 Basis = Literal["both", "complement"]
+FLAT = 1e-10
+"""The share of a loss's largest curvature up to which it counts as flat."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,31 @@ class AVIConfig:
 class Parts:
     """What an edited code is made of, before S is known, in float64.
 
-    source, target: the codes x and z, (..., C, H, W). x, z: the triplets chosen of them, with the singular values they
-    have there. rest: (..., C, H, W), what y has besides.
+    source, target: the codes x and z, (..., C, H, W). triplets: those chosen of both, with the singular values they have
+    there, the k_x of x before the k_z of z. rest: (..., C, H, W), what y has besides.
     """
 
     source: Tensor
     target: Tensor
-    x: ChannelSVD
-    z: ChannelSVD
+    triplets: ChannelSVD
+    k_x: int
     rest: Tensor
 
     @property
     def sigma(self) -> Tensor:
         """(sigma_x, sigma_z), shape (..., C, k_x + k_z)."""
-        return torch.cat([self.x.S, self.z.S], -1)
+        return self.triplets.S
+
+    @property
+    def x(self) -> ChannelSVD:
+        """The triplets of x."""
+        return self.triplets.truncate(self.k_x)
+
+    @property
+    def z(self) -> ChannelSVD:
+        """The triplets of z."""
+        t, k = self.triplets, self.k_x
+        return replace(t, U=t.U[..., k:], S=t.S[..., k:], Vh=t.Vh[..., k:, :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +118,12 @@ def choose(x: Tensor, z: Tensor, config: AVIConfig) -> Parts:
     first, k_x, k_z = _ranks(config, min(x.shape[-2:]))
     source = double(x.detach())
     target = double(z.detach()).to(source.device)
-    whole, last = svd(source), first + k_x
+    whole, last, other = svd(source), first + k_x, svd(target).truncate(k_z)
     chosen = replace(whole, U=whole.U[..., first:last], S=whole.S[..., first:last], Vh=whole.Vh[..., first:last, :])
     rest = source - chosen.recompose() if config.keep_rest else torch.zeros_like(source)
-    return Parts(source, target, chosen, svd(target).truncate(k_z), rest)
+    U, S = torch.cat([chosen.U, other.U], -1), torch.cat([chosen.S, other.S], -1)
+    triplets = ChannelSVD(U, S, torch.cat([chosen.Vh, other.Vh], -2), whole.dtype)
+    return Parts(source, target, triplets, k_x, rest)
 
 
 def _ranks(config: AVIConfig, rank: int) -> tuple[int, int, int]:
@@ -133,13 +148,12 @@ def normal_equations(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor]:
     G = [[I, M], [M^T, I]], and A = (l1 + l2) G + diag(l4 I, l3 I), shape (..., C, k, k);
     c = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z), shape (..., C, k).
     """
-    x, z, w = parts.x, parts.z, lambdas
-    U, V = torch.cat([x.U, z.U], -1), torch.cat([x.Vh, z.Vh], -2).mT
-    gram = (U.mT @ U) * (V.mT @ V)  # <u_i v_i^T, u_j v_j^T>
-    weight = _spectrum_weights(parts, w)
-    wanted = w.target * (parts.target - parts.rest) + w.source * (parts.source - parts.rest)
-    system = (w.target + w.source) * gram + torch.diag_embed(weight)
-    return system, ((U.mT @ wanted) * V.mT).sum(-1) + weight * parts.sigma
+    t, w = parts.triplets, lambdas
+    both, weight = w.target + w.source, _spectrum_weights(parts, w)
+    system = both * ((t.U.mT @ t.U) * (t.Vh @ t.Vh.mT))  # <u_i v_i^T, u_j v_j^T>
+    system.diagonal(dim1=-2, dim2=-1).add_(weight)
+    wanted = torch.add(w.target * parts.target, parts.source, alpha=w.source).sub_(parts.rest, alpha=both)
+    return system, torch.addcmul(((t.U.mT @ wanted) * t.Vh).sum(-1), weight, t.S)
 
 
 def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,16 +165,17 @@ def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _spectrum_weights(parts: Parts, lambdas: Lambdas) -> Tensor:
-    """l4 for each of x's triplets, l3 for each of z's: shape (..., C, k_x + k_z)."""
-    own = torch.full_like(parts.x.S, lambdas.source_spectrum), torch.full_like(parts.z.S, lambdas.target_spectrum)
-    return torch.cat(own, -1)
+    """l4 for each of x's triplets, l3 for each of z's: shape (k_x + k_z,)."""
+    k_z = parts.triplets.rank - parts.k_x
+    return parts.sigma.new_tensor([lambdas.source_spectrum] * parts.k_x + [lambdas.target_spectrum] * k_z)
 
 
 def assemble(S: Tensor, parts: Parts, like: Tensor) -> Solution:
     """The edited code for S = (a, b), shape (..., C, k_x + k_z), in the dtype and on the device of `like`."""
-    a, b = (part.contiguous() for part in S.split([parts.x.rank, parts.z.rank], dim=-1))
-    y = integrate(a, b, parts.x, parts.z, parts.rest)
-    return Solution(y.to(like.device, like.dtype), a, b, parts.x, parts.z, parts.rest)
+    x, z = parts.x, parts.z
+    a, b = (part.contiguous() for part in S.split([x.rank, z.rank], dim=-1))
+    y = integrate(a, b, x, z, parts.rest)
+    return Solution(y.to(like.device, like.dtype), a, b, x, z, parts.rest)
 
 
 def optimum(parts: Parts, lambdas: Lambdas) -> Tensor:
@@ -168,7 +183,9 @@ def optimum(parts: Parts, lambdas: Lambdas) -> Tensor:
 
     Where several S are optimal (possible only with l3 = 0 or l4 = 0), that of least norm is taken.
     """
-    return least(*normal_equations(parts, lambdas), definite=bool(lambdas.source_spectrum and lambdas.target_spectrum))
+    w = lambdas
+    floor = min(w.source_spectrum, w.target_spectrum)  # no eigenvalue of A is smaller
+    return least(*normal_equations(parts, w), definite=floor > FLAT * (w.target + w.source))
 
 
 def least(A: Tensor, c: Tensor, *, definite: bool = True) -> Tensor:
@@ -176,9 +193,10 @@ def least(A: Tensor, c: Tensor, *, definite: bool = True) -> Tensor:
 
     definite: whether A is known to be positive definite; if not, the S of least norm among the best is taken.
     """
+    c = c.unsqueeze(-1)
     if definite:
-        return torch.linalg.solve(A, c)
-    return (torch.linalg.pinv(A, rtol=1e-10, hermitian=True) @ c.unsqueeze(-1)).squeeze(-1)
+        return torch.cholesky_solve(c, torch.linalg.cholesky(A)).squeeze(-1)
+    return (torch.linalg.pinv(A, rtol=FLAT, hermitian=True) @ c).squeeze(-1)
 
 
 def solve(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Solution:

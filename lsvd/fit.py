@@ -143,13 +143,13 @@ def _loss(parts: Parts, config: AVIConfig) -> Callable[[Tensor], Tensor]:
         system, right, offset = quadratic(parts, config.lambdas)
         return lambda S: (((system @ S.unsqueeze(-1)).squeeze(-1) - 2 * right) * S).sum(-1) + offset
     # each channel is handed over as a code of one channel, since the losses are sums over channels
-    ranks = [parts.x.rank, parts.z.rank]
+    x, z = parts.x, parts.z
 
     def absolute(S: Tensor) -> Tensor:
-        a, b = S.split(ranks, -1)
-        y = integrate(a, b, parts.x, parts.z, parts.rest)
+        a, b = S.split([x.rank, z.rank], -1)
+        y = integrate(a, b, x, z, parts.rest)
         codes = (code.unsqueeze(-3) for code in (y, parts.source, parts.target))
-        spectra = (values.unsqueeze(-2) for values in (a, b, parts.x.S, parts.z.S))
+        spectra = (values.unsqueeze(-2) for values in (a, b, x.S, z.S))
         return losses.total(*codes, *spectra, config.lambdas, config.norm)
 
     return absolute

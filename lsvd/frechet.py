@@ -42,12 +42,11 @@ def frechet_of_moments(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, c
 def _distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov_b: ArrayLike, root_b: NDArray) -> float:
     """The same, with the root of the second covariance.
 
-    tr (Σa Σb)^½ is the nuclear norm of Σa^½ Σb^½, so it is taken as the sum of that matrix's singular values: unlike
-    the root of the unsymmetric product it cannot turn complex.
+    tr (Σa Σb)^½ is taken as the trace of (Σb^½ Σa Σb^½)^½: of a symmetric matrix, it cannot turn complex.
     """
     shift = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
     cov_a, cov_b = np.atleast_2d(cov_a), np.atleast_2d(cov_b)
-    cross = np.linalg.svd(_root(cov_a) @ root_b, compute_uv=False).sum()
+    cross = np.sqrt(np.linalg.eigvalsh(root_b @ cov_a @ root_b).clip(0)).sum()
     return max(0.0, float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * cross))
 
 

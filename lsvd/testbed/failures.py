@@ -35,20 +35,22 @@ def change(measured: Measured, way: Way, full: Way, name: str) -> Interval:
     return measure.mean(of_seeds(pair[:, 0] - pair[:, 1]))
 
 
-def distance(measured: Measured, way: Way, reference: NDArray) -> Interval:
-    """Frechet distance of all edited pictures together from reference features (m, d). Raises ValueError for few."""
-    return frechet.bootstrap(_features(measured, way), reference)
-
-
 def drawn(measured: Measured, way: Way, reference: NDArray, draws: int = 200, seed: int = 0) -> NDArray:
-    """The same distance without its interval, then with seeds drawn with replacement, alike for all ways: (1 + draws,).
+    """Frechet distance of all edited pictures together from reference features (m, d), shape (1 + draws,).
 
-    Raises ValueError for few pictures.
+    First of the pictures there are, then with seeds drawn with replacement, alike for all ways: the pictures of one
+    seed hang together. The reference stays as it is. Raises ValueError for few pictures.
     """
-    features, away = _features(measured, way, flat=False), frechet.measure_from(reference)
-    n, d = features.shape[1:]
+    features = np.stack([each[way].features.double().numpy() for each in measured.values()])  # (attributes, n, d)
+    away, (n, d) = frechet.measure_from(reference), features.shape[1:]
     rows = np.random.default_rng(seed).integers(n, size=(draws, n))
     return np.array([away(features[:, own].reshape(-1, d)) for own in (np.arange(n), *rows)])
+
+
+def distance(own: NDArray) -> Interval:
+    """The Frechet distance of what was `drawn`, with its interval, which is cut at 0."""
+    gap = farther(own, np.zeros_like(own))
+    return Interval(gap.value, max(0.0, gap.low), gap.high)
 
 
 def farther(own: NDArray, full: NDArray) -> Interval:
@@ -67,8 +69,3 @@ def shown(changes: Mapping[str, Interval], loss: str) -> bool:
     name, sign = EXPECTED[loss]
     return min(sign * changes[name].low, sign * changes[name].high) > 0
 
-
-def _features(measured: Measured, way: Way, flat: bool = True) -> NDArray:
-    """(attributes, n, d), or (attributes * n, d)."""
-    found = np.stack([each[way].features.double().numpy() for each in measured.values()])
-    return found.reshape(-1, found.shape[-1]) if flat else found

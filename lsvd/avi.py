@@ -53,8 +53,8 @@ class AVIConfig:
 class Parts:
     """What an edited code is made of, before S is known, in float64.
 
-    source, target: the codes x and z, (..., C, H, W). triplets: those chosen, k_x of x before k_z of z, with the singular
-    values they have there. rest: (..., C, H, W), what y has besides.
+    source, target: the codes x and z, (..., C, H, W). triplets: those chosen, k_x of x before k_z of z, with the
+    singular values they have there. rest: (..., C, H, W), what y has besides.
     """
 
     source: Tensor

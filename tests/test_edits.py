@@ -108,12 +108,18 @@ def test_the_target_prompt_from_the_start_is_the_target_prompt(bench, walks):
 
 def test_a_branch_is_the_source_before_and_prompt_switching_at_its_end(bench, walks):
     x, z = walks
-    found = edits.branched(bench.backbone, x, "an old person", 0.5)
+    found = edits.target_walk(bench.backbone, x, "an old person", Way("lerp", 0.3, same_level=True, branch=0.5))
     place = x.index(x.nearest(0.5))
     assert found.codes.shape == x.codes.shape and torch.equal(found.timesteps, x.timesteps)
     assert torch.equal(found.codes[: place + 1], x.codes[: place + 1])
     assert_close(found.final, edits.edited(bench.backbone, x, z, Way("prompt switching", 0.5)))
     assert not torch.equal(found.final, x.final)
+    for tx in (0.3, 0.5, 0.8):  # z after the branch, where it begins, and before
+        way = Way("lerp", tx, branch=0.5)
+        part = edits.target_walk(bench.backbone, x, "an old person", way)
+        assert len(part.codes) < len(found.codes)
+        for code, whole in zip(*(edits.pair(bench.backbone, x, walk, way) for walk in (part, found)), strict=True):
+            assert torch.equal(code, whole)
 
 
 def test_what_did_nothing_has_no_effects(bench):

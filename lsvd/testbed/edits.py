@@ -265,9 +265,27 @@ def target_prompt(wanted: Mapping[str, str]) -> str:
     return captions.describe(dict(wanted))
 
 
-def branched(backbone: Backbone, source: Trajectory, target: str, branch: float) -> Trajectory:
-    """The source trajectory with the target prompt from the timestep at `branch` of T on, whole from x_T to x_0."""
-    return trajectory.branch(backbone, source, source.nearest(branch), target)
+def target_walk(backbone: Backbone, source: Trajectory, target: str, way: Way) -> Trajectory:
+    """The trajectory that a way takes z from: with the target prompt from x_T on, or from the way's branch on.
+
+    A branch is drawn no further than z. Raises ValueError if z is off the schedule.
+    """
+    if way.branch == 1:
+        return cache.trajectories(backbone, target, source.settings.seeds, steps=source.settings.steps)
+    t, until = source.nearest(way.branch), None
+    if not way.same_level:
+        place = max(_place(source, way), source.index(t) + 1)
+        until = source.timesteps[place].item()
+    return trajectory.branch(backbone, source, t, target, until=until)
+
+
+def _place(source: Trajectory, way: Way) -> int:
+    """The step whose code z is. Raises ValueError if it is off the schedule."""
+    t = source.nearest(way.tx)
+    place = source.index(t) - way.dtau  # larger t comes first
+    if not 0 <= place < len(source.timesteps):
+        raise ValueError(f"dtau = {way.dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
+    return place
 
 
 def pair(backbone: Backbone, source: Trajectory, target: Trajectory, way: Way) -> tuple[Tensor, Tensor]:
@@ -275,10 +293,7 @@ def pair(backbone: Backbone, source: Trajectory, target: Trajectory, way: Way) -
 
     Raises ValueError if z is off the schedule, and as lsvd.avi.renoise.
     """
-    t = source.nearest(way.tx)
-    place = source.index(t) - way.dtau  # larger t comes first
-    if not 0 <= place < len(target.timesteps):
-        raise ValueError(f"dtau = {way.dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
+    t, place = source.nearest(way.tx), _place(source, way)
     z = target.codes[place]
     if way.same_level:
         z = avi.renoise(backbone.scheduler, z, target.final, target.timesteps[place].item(), t)
@@ -307,12 +322,9 @@ def learned(bench: Bench, source: str, target: str, way: Way) -> Tensor:
 
     source, target: prompts.
     """
-    backbone, seeds = bench.backbone, check_seeds(LEARNED)
-    x_walk = cache.trajectories(backbone, source, seeds)
-    z_walk = cache.trajectories(backbone, target, seeds)
-    if way.branch < 1:
-        z_walk = branched(backbone, x_walk, target, way.branch)
-    x, z = pair(backbone, x_walk, z_walk, way)
+    backbone = bench.backbone
+    x_walk = cache.trajectories(backbone, source, check_seeds(LEARNED))
+    x, z = pair(backbone, x_walk, target_walk(backbone, x_walk, target, way), way)
     return (way.code(x, z) - x).mean(0)
 
 
@@ -360,16 +372,14 @@ def _measure(
     """The fields of Found of all ways, stacked; each way is kept in outputs/cache on the way."""
     backbone, prompt = bench.backbone, target_prompt(wanted)
     x_walk = cache.trajectories(backbone, source, seeds)
-    walks = {1.0: cache.trajectories(backbone, prompt, seeds)}
     before = backbone.decode(x_walk.final)
     reading, parts = bench.judge.read(before), []
     for way in tqdm(ways, desc=prompt, disable=not progress, leave=False):
 
         def one(way: Way = way) -> cache.Tensors:
-            if way.branch not in walks:
-                walks[way.branch] = branched(backbone, x_walk, prompt, way.branch)
+            z_walk = target_walk(backbone, x_walk, prompt, way)
             change = learned(bench, source, prompt, way) if way.method == "transfer" else None
-            after = backbone.decode(edited(backbone, x_walk, walks[way.branch], way, change))
+            after = backbone.decode(edited(backbone, x_walk, z_walk, way, change))
             return _compare(bench, before, reading, after, wanted)
 
         parts.append(cache.remember(f"{backbone.name}-edits", {**about, "way": asdict(way)}, one))

@@ -68,4 +68,3 @@ def shown(changes: Mapping[str, Interval], loss: str) -> bool:
     """Does what the paper expects without a loss show, with its interval? changes: by measure."""
     name, sign = EXPECTED[loss]
     return min(sign * changes[name].low, sign * changes[name].high) > 0
-

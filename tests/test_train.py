@@ -477,6 +477,18 @@ def test_the_command_line_goes_on_with_the_same_options(toy):
         toy.run("--from-shipped")  # finished, but not the run that is asked for
 
 
+def test_only_the_parameters_named_are_trained(toy):
+    for bad, said in (("(", "is no regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
+        with pytest.raises(SystemExit, match=f"toy: .*{said}"):
+            toy.run("--only", bad)
+    began = train.job("toy", train.RECIPES["toy"], toy.folder, toy.folder).model.state_dict()
+    assert toy.run("--only", "bias$") == 0
+    ended = torch.load(toy.folder / "weights" / "toy" / "w")
+    assert torch.equal(ended["weight"], began["weight"]) and not torch.equal(ended["bias"], began["bias"])
+    with pytest.raises(SystemExit, match="toy: .*begun with only bias\\$, not only"):
+        toy.run()
+
+
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [

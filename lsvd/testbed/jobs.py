@@ -5,6 +5,7 @@ export() writes the model into a folder, in float16, whole or not at all.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ TRAINING_SEED = 1  # of the renderings that models learn from; every other seed 
 class Recipe:
     """How one model is trained. `model` goes to its constructor; `fixed` pins factors of the scene.
 
-    `start` names the model whose weights training begins with: much of denoising is the same for all scenes. `clip` is
-    where a pixel model's estimates are cut in sampling (see models.pixel_schedule); training does not depend on it.
+    `start` names the model whose weights training begins with: much of denoising is the same for all scenes. `only` is
+    a regular expression: parameters in whose names it is found are trained, the others stay; all are if it is empty.
+    `clip` is where a pixel model's estimates are cut in sampling (see models.pixel_schedule); training does not depend
+    on it.
     """
 
     job: Callable[..., "Job"]
@@ -45,6 +48,7 @@ class Recipe:
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
     start: str | None = None
+    only: str = ""
     bfloat16: bool = True  # autocast: a third faster on CPUs that have it
     clip: float | None = None
 
@@ -67,12 +71,23 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """What determines the run beside the loop's settings, in plain types."""
         r = self.recipe
-        about = {name: getattr(r, name) for name in ("scene", "pictures", "size", "batch", "start", "bfloat16")}
+        about = {name: getattr(r, name) for name in ("scene", "pictures", "size", "batch", "start", "only", "bfloat16")}
         return {**about, "fixed": dict(r.fixed), "model": dict(r.model)}
 
     def build(self) -> nn.Module:
         """The untrained model."""
         raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Keep the parameters that the recipe does not name as they are. Raises ValueError if it names none."""
+        try:
+            found = [bool(re.search(self.recipe.only, name)) for name, _ in self.model.named_parameters()]
+        except re.error as error:
+            raise ValueError(f"--only {self.recipe.only!r} is no regular expression: {error}") from error
+        if not any(found):
+            raise ValueError(f"no parameter's name has {self.recipe.only!r} in it: give --only part of one")
+        for parameter, own in zip(self.model.parameters(), found, strict=True):
+            parameter.requires_grad_(parameter.requires_grad and own)
 
     def forward(self, *inputs):
         """What the loss is taken of; `amp` applies to it."""

@@ -71,6 +71,7 @@ def train(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> 
     check_writable(work.folder)
     if not (folder / "checkpoint.pt").exists():
         begin(work, from_shipped)
+    work.freeze()
     work.prepare()
     done = loop.fit(work.model, work.loss, settings, folder, describe(work, from_shipped))
     if done:
@@ -122,11 +123,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go, and shipped ones are")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--from-shipped", action="store_true", help="begin with this model's weights in --weights")
+    parser.add_argument("--only", metavar="REGEX", help="train only parameters with this in their names")
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in RECIPES if options.name == "all" else [options.name]:
-        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures")}
+        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures", "only")}
         recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
         settings = loop.Settings(recipe.steps, recipe.lr, seed=options.seed, ema=recipe.ema, minutes=options.minutes)
         try:

@@ -24,6 +24,7 @@ from lsvd.schedulers import remembers, starting_at
 from lsvd.svd import double
 from lsvd.trajectory import Settings, Trajectory
 
+MEMORY = 5  # how many codes before the last are mixed
 INVERSES = {DDIMScheduler: DDIMInverseScheduler, DPMSolverMultistepScheduler: DPMSolverMultistepInverseScheduler}
 
 
@@ -110,23 +111,40 @@ def _solve(
     scale = _linear(backbone, settings, i)
     size = double(wanted).flatten(1).norm(dim=1).clamp_min(1e-12)
     best, least = x.clone(), torch.full_like(size, torch.inf)
-    x = x.clone()
+    x, tried, moves = x.clone(), [], []
     for _ in range(iterations):
         going = (least >= tolerance).nonzero().flatten()  # the others cost no more evaluations
         if not len(going):
             break
-        rows = going.tolist()
+        rows, here = going.tolist(), going.to(x.device)
         own = replace(
             settings, prompts=tuple(settings.prompts[b] for b in rows), seeds=tuple(settings.seeds[b] for b in rows)
         )
-        here = going.to(x.device)
         missing = double(wanted[here]) - double(_step(backbone, own, i, x[here]))
         residual = missing.flatten(1).norm(dim=1) / size[going]
         better = residual < least[going]
         least[going[better]] = residual[better]
-        best[here[better.to(here.device)]] = x[here[better.to(here.device)]]
-        x[here] = (double(x[here]) + missing / scale).to(wanted)
+        best[here[better]] = x[here[better]]
+        tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], torch.zeros_like(double(x))]
+        moves[-1][here] = missing / scale
+        x[here] = _mixed(torch.stack(tried)[:, here], torch.stack(moves)[:, here]).to(wanted)
     return best, least.cpu()
+
+
+def _mixed(tried: Tensor, moves: Tensor) -> Tensor:
+    """The next code to try, (B, C, H, W), after those `tried` and the `moves` from them, (m, B, C, H, W), oldest first.
+
+    Anderson's mixing (Walker and Ni 2011, doi 10.1137/10078356X, their equation 2.2 for differences): the combination
+    of the moves that comes nearest to none is taken off, so steps whose plain iteration diverges are solved too.
+    """
+    last = tried[-1] + moves[-1]
+    if len(tried) == 1:
+        return last
+    change = moves.diff(dim=0).flatten(2).transpose(0, 1)  # (B, m - 1, C H W)
+    gram, against = change @ change.mT, change @ moves[-1].flatten(1)[..., None]
+    share = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ against).mT
+    both = tried.diff(dim=0).flatten(2).transpose(0, 1) + change
+    return last - (share @ both).reshape(last.shape)
 
 
 def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:

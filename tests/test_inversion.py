@@ -66,13 +66,14 @@ def test_pictures_that_are_found_cost_no_more(backbone, codes, monkeypatch):
 
     monkeypatch.setattr(inversion, "_step", count)
     settings = {"prompts": PROMPTS[backbone.kind], "steps": STEPS, "iterations": 50, "tolerance": 1e-6}
+    codes[1] *= 100  # so large a code hardly depends on what the model says, and is found sooner
     together = invert(backbone, codes, **settings).trajectory
     evaluations = sum(asked)
     assert min(asked) < max(asked) == len(codes)
     asked.clear()
     for b in range(len(codes)):
         alone = invert(backbone, codes[b : b + 1], **settings).trajectory
-        assert_close(alone.codes[:, 0], together.codes[:, b], rtol=1e-3, atol=1e-3 * codes.abs().max().item())
+        assert_close(alone.codes[:, 0], together.codes[:, b], rtol=1e-3, atol=1e-3 * codes[b].abs().max().item())
     assert sum(asked) == pytest.approx(evaluations, rel=0.05)
 
 
@@ -80,6 +81,28 @@ def test_the_trajectory_that_drew_them_is_found(backbone, codes):
     drawn = trajectory.run(backbone, PROMPTS[backbone.kind], [5, 6, 7], STEPS, *guidance(backbone))
     found = invert(backbone, codes, PROMPTS[backbone.kind], STEPS, iterations=50, tolerance=1e-6).trajectory
     assert distance(found.codes[-3], drawn.codes[-3]) < 1e-3
+
+
+def test_mixing_solves_what_plain_iteration_flies_from():
+    """b - A x = 0 with eigenvalues beyond 2: x + (b - A x) goes away from the solution, the mixed codes go to it."""
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64)).Q
+    sizes = torch.tensor([0.4, 0.9, 2.5, 3.0], dtype=torch.float64).repeat(4)
+    matrix, b = (turn * sizes) @ turn.T, torch.randn(2, 16, generator=generator, dtype=torch.float64)
+
+    def missing(x):
+        return (b - x.flatten(1) @ matrix.T).reshape(x.shape)
+
+    plain = x = torch.zeros(2, 1, 4, 4, dtype=torch.float64)
+    tried, moves = [], []
+    for _ in range(8):
+        tried, moves = [*tried, x], [*moves, missing(x)]
+        plain = plain + missing(plain)
+        x = inversion._mixed(torch.stack(tried), torch.stack(moves))
+        alone = inversion._mixed(torch.stack(tried)[:, 1:], torch.stack(moves)[:, 1:])
+        assert_close(alone[0], x[1])
+    assert missing(x).norm() < 1e-6 * b.norm() and missing(plain).norm() > b.norm()
+    assert_close(x.flatten(1), torch.linalg.solve(matrix, b.T).T, rtol=1e-5, atol=1e-5)
 
 
 def test_multistep_solvers_are_inverted_and_not_iterated():

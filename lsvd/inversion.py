@@ -124,10 +124,12 @@ def _solve(
         residual = missing.flatten(1).norm(dim=1) / size[going]
         better = residual < least[going]
         least[going[better]] = residual[better]
-        best[here[better]] = x[here[better]]
+        nearer = here[better.to(here.device)]
+        best[nearer] = x[nearer]
         tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], torch.zeros_like(double(x))]
-        moves[-1][here] = missing / scale
-        x[here] = _mixed(torch.stack(tried)[:, here], torch.stack(moves)[:, here]).to(wanted)
+        near = going.to(missing.device)  # of mps, the CPU
+        moves[-1][near] = missing / scale
+        x[here] = _mixed(torch.stack(tried)[:, near], torch.stack(moves)[:, near]).to(wanted)
     return best, least.cpu()
 
 

@@ -231,27 +231,38 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_the_whole_command_on_miniatures(tiny):
-    assert evaluate.main(["reader-cats", "mini-cats", "mini-sd", "--samples", "100"]) == 0
+    assert evaluate.main(["reader-cats", "mini-cats", "mini-sd", "--samples", "130"]) == 0
     with (tiny / "tables" / "backbones.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["backbone", "measure", "value", "low", "high", "floor", "n"]
+    distances = ["frechet distance", "frechet distance, mini-clip"]
     measures = [f"prompt agreement: {name}" for name in evaluate.PROMPTED] + [
         "autoencoder PSNR (dB)",
-        "frechet distance",
+        *distances,
     ]
     assert [r["measure"] for r in rows if r["backbone"] == "mini-sd"] == measures
-    assert [r["measure"] for r in rows if r["backbone"] == "mini-cats"] == ["frechet distance"]
+    assert [r["measure"] for r in rows if r["backbone"] == "mini-cats"] == distances
     for r in rows:
         assert float(r["low"]) <= float(r["value"]) <= float(r["high"])
-        assert bool(r["floor"]) == (r["measure"] == "frechet distance")
+        assert bool(r["floor"]) == (r["measure"] in distances)
     with (tiny / "tables" / "reader.csv").open(newline="") as file:
         scores = list(csv.DictReader(file))
     assert [r["factor"] for r in scores] == [f.name for f in SCENES["cats"].factors]
     assert all(r["score"] and r["degraded"] for r in scores)
     assert Image.open(tiny / "figures" / "samples_mini-sd.png").size == (8 * 66 - 2, 8 * 66 - 2)
     cached = {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
-    assert evaluate.main(["mini-cats", "--samples", "100"]) == 0
+    assert evaluate.main(["mini-cats", "--samples", "130"]) == 0
     assert cached == {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
+
+
+def test_distances_in_the_features_of_mini_clip(tiny):
+    clip, pictures = evaluate.clips.load(), evaluate.data.pictures(SCENES["cats"], 262, 32, 1, tiny / "renderings", {})
+    first = pictures[torch.arange(131)]
+    seen = evaluate._features(clip, first)
+    np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 100, rtol=1e-5)
+    found = {name: evaluate.distance(clip, each, pictures) for name, each in (("same", first), ("turned", 1 - first))}
+    assert {row["measure"] for row in found.values()} == {"frechet distance, mini-clip"}
+    assert float(found["same"]["value"]) < 1e-3 < float(found["same"]["floor"]) < float(found["turned"]["value"])
 
 
 def test_mini_clip_is_measured_whole_or_not_at_all(tiny):

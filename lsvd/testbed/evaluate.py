@@ -4,10 +4,10 @@ Renderings and seeds are those that no training used. Prompts are drawn afresh, 
 training, so that a short one may have been a caption there.
 
 outputs/tables/reader.csv gets each reader's score for each factor. outputs/tables/backbones.csv gets, for each
-generator, the Fréchet distance of its samples from renderings in the reader's features; for mini-sd also how often the
-reader agrees with the prompt, and the autoencoder's fidelity; for mini-clip how often it picks the right one of the
-captions that name one attribute. outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are kept in
-outputs/cache: a stopped run goes on. Rows of what is not measured stay as they are.
+generator, the Fréchet distance of its samples from renderings, in the reader's features and in mini-clip's; for mini-sd
+also how often the reader agrees with the prompt, and the autoencoder's fidelity; for mini-clip how often it picks the
+right one of the captions that name one attribute. outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are
+kept in outputs/cache: a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
 import argparse
@@ -45,6 +45,8 @@ GENERATORS = {
 PROMPTED = ("gender", "age", "glasses", "smile", "hair_colour", "background")
 HELD_OUT, PROMPT_SEED, FAULT_SEED = 2, 3, 4
 RENDERINGS, ZERO_SHOT, RECONSTRUCTIONS, SHEET = 4000, 1000, 500, 64
+FEWEST = 130  # samples: two more than mini-clip has features, or no covariance can be fitted
+CLIP_LENGTH = 100  # of mini-clip's vectors in Fréchet distances: those of unit vectors begin with zeros
 CHUNK = 32  # pictures in one file of the cache: a stopped run loses no more
 Row = dict[str, str]
 log = logging.getLogger(__name__)
@@ -75,11 +77,15 @@ def _score(truth: Tensor, guess: Tensor, exact: bool) -> float:
     return 1 - ((guess - truth).square().mean() / truth.var(correction=0)).item()
 
 
-def distance(reader: Reader, samples: data.Chunks, renderings: data.Pictures) -> Row:
-    """Fréchet distance of n samples from the first n of 2n renderings, its interval, and the floor at this n."""
-    reference = _features(reader, renderings)
-    d = frechet.bootstrap(_features(reader, samples), reference[: len(samples)])
-    return _row("frechet distance", d.value, d.low, d.high, len(samples), frechet.floor(reference))
+def distance(look: Reader | Clip, samples: data.Chunks, renderings: data.Pictures) -> Row:
+    """Fréchet distance of n samples from the first n of 2n renderings, its interval, and the floor at this n.
+
+    It is taken in the features of a reader, or in mini-clip's vectors, of length 100.
+    """
+    reference = _features(look, renderings)
+    d = frechet.bootstrap(_features(look, samples), reference[: len(samples)])
+    name = "frechet distance, mini-clip" if isinstance(look, Clip) else "frechet distance"
+    return _row(name, d.value, d.low, d.high, len(samples), frechet.floor(reference))
 
 
 def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
@@ -187,7 +193,7 @@ def measure_reader(scene: str, device="cpu") -> None:
 def measure_generator(name: str, n: int, device="cpu") -> None:
     """Measure a generator by n samples; write its rows of backbones.csv and its sheet of samples."""
     scene, fixed = GENERATORS[name]
-    backbone, reader = backbones.load(name, device), readers.load(scene, device)
+    backbone, reader, clip = backbones.load(name, device), readers.load(scene, device), clips.load(device=device)
     entry = backbone.entry
     told = backbone.kind == "text-to-image"
     texts, asked = prompts(n) if told else (None, {})
@@ -204,7 +210,8 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
         write_csv(outputs("tables", f"samples_{name}.csv"), lines)
         rows += agreement(_read(reader, drawn), asked)
         rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {})))
-    rows.append(distance(reader, drawn, _renderings(scene, 2 * n, entry.size, fixed)))
+    pictures = _renderings(scene, 2 * n, entry.size, fixed)
+    rows += [distance(look, drawn, pictures) for look in (reader, clip)]
     _keep(name, rows)
 
 
@@ -227,8 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     strange = [name for name in options.names if name not in known]
     if strange:
         parser.error(f"cannot measure {', '.join(strange)}: choose from {', '.join(known)}")
-    if options.samples < 100:
-        parser.error(f"{options.samples} samples are too few to measure with: take at least 100")
+    if options.samples < FEWEST:
+        parser.error(f"{options.samples} samples are too few to measure with: take at least {FEWEST}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     missing = 0
     for name in options.names or known:
@@ -274,10 +281,13 @@ def _floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
-def _features(reader: Reader, pictures: data.Chunks) -> np.ndarray:
-    device = next(reader.parameters()).device
+def _features(look: Reader | Clip, pictures: data.Chunks) -> np.ndarray:
+    if isinstance(look, Clip):
+        parts = [CLIP_LENGTH * look.pictures(_floats(pictures[rows])).cpu() for rows in _batches(len(pictures))]
+        return torch.cat(parts).double().numpy()
+    device = next(look.parameters()).device
     with torch.no_grad():
-        parts = [reader.features(_floats(pictures[rows]).to(device)).cpu() for rows in _batches(len(pictures))]
+        parts = [look.features(_floats(pictures[rows]).to(device)).cpu() for rows in _batches(len(pictures))]
     return torch.cat(parts).double().numpy()
 
 

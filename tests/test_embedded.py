@@ -1,6 +1,9 @@
 """The shipped models from end to end: plain diffusers loads them, they draw what is asked, edits change pictures."""
 
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -145,6 +148,14 @@ def test_words_that_the_model_never_saw_are_named(mini_sd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mini_sd.check_prompts(["a young woman with red hair and glasses, smiling, blue background", ""])
+
+
+def test_loading_says_nothing():
+    command = [sys.executable, "-c", "from lsvd import backbones; backbones.load('mini-sd')"]
+    # as a user has it, without what keeps the libraries quiet in tests
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("TQDM_", "HF_", "TRANSFORMERS_"))}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    assert done.stdout == done.stderr == ""
 
 
 def test_a_truncated_file_is_named(tmp_path):

@@ -360,10 +360,10 @@ def load(
     own = bool(entry and entry.folder)
     parts = _read_parts(folder, components, remedy, dtype, variant, own)
     extra = {"requires_safety_checker": False} if "requires_safety_checker" in components else {}
-    with folders.silently():  # the module of a pipeline is imported here, which has reports of its own
-        loader = getattr(diffusers, components["_class_name"]) if kind == "text-to-image" else DDPMPipeline
     extra |= {"variant": variant} if variant and any(folder.glob(f"*/*.{variant}*")) else {}
     with folders.explained(folder, remedy), folders.silently():
+        # imports the pipeline's module, which has reports of its own
+        loader = getattr(diffusers, components["_class_name"]) if kind == "text-to-image" else DDPMPipeline
         pipe = loader.from_pretrained(folder, **parts, **extra, dtype=dtype, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)  # lsvd.trajectory shows one bar for both kinds
     for network in (part for part in pipe.components.values() if own and isinstance(part, torch.nn.Module)):

@@ -281,13 +281,14 @@ def _floats(pictures: Tensor) -> Tensor:
     return pictures.float() / 255 if pictures.dtype == torch.uint8 else pictures
 
 
+@torch.no_grad()
 def _features(look: Reader | Clip, pictures: data.Chunks) -> np.ndarray:
-    if isinstance(look, Clip):
-        parts = [CLIP_LENGTH * look.pictures(_floats(pictures[rows])).cpu() for rows in _batches(len(pictures))]
-        return torch.cat(parts).double().numpy()
-    device = next(look.parameters()).device
-    with torch.no_grad():
-        parts = [look.features(_floats(pictures[rows]).to(device)).cpu() for rows in _batches(len(pictures))]
+    def seen(part: Tensor) -> Tensor:
+        if isinstance(look, Clip):
+            return CLIP_LENGTH * look.pictures(part)
+        return look.features(part.to(next(look.parameters()).device))
+
+    parts = [seen(_floats(pictures[rows])).cpu() for rows in _batches(len(pictures))]
     return torch.cat(parts).double().numpy()
 
 

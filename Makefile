@@ -15,7 +15,7 @@ DEVICE ?=
 CELL_TIMEOUT ?= 7200
 # Processes of one thread each that `make test` spreads notebooks and test files over, the long ones first.
 WORKERS ?= 2
-# What `make train` trains: names of lsvd.testbed.train, or all.
+# What `make train` trains: names of lsvd.testbed.training.train, or all.
 MODELS ?= all
 
 # The one list of notebooks. All of them, or those named: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
@@ -115,25 +115,25 @@ lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make train MODELS=mini-cats
-	@for name in $(MODELS); do $(PY) -m lsvd.testbed.train $$name || exit 1; done
+	@for name in $(MODELS); do $(PY) -m lsvd.testbed.training.train $$name || exit 1; done
 
 measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
 	$(PY) -m lsvd.testbed.evaluate
 
-survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: outputs/responses
-	$(PY) -m lsvd.testbed.survey
+survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: measurements/responses
+	$(PY) -m lsvd.studies.survey
 
-edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: outputs/edits
-	$(PY) -m lsvd.testbed.experiments
+edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: measurements/edits
+	$(PY) -m lsvd.studies.stages
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
-	$(PY) -m lsvd.bench
+	$(PY) -m benchmarks.speed
 
 bench-full: $(ENVIRONMENT) ## time an edit with models of full size and random weights, some 15 minutes: outputs/tables/fullsize.csv
-	$(PY) -m lsvd.fullsize
+	$(PY) -m benchmarks.fullsize
 
 matrix: $(ENVIRONMENT) ## try every family of diffusers pipelines: outputs/tables/families.csv
-	LSVD_MATRIX=1 $(QUIET) $(PY) -m pytest -q tests/test_families.py
+	LSVD_MATRIX=1 $(QUIET) $(PY) -m pytest -q tests/backbones/test_families.py
 
 bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
 	@$(WRITABLE)

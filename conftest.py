@@ -18,10 +18,10 @@ os.environ.pop("MPLBACKEND", None)
 # Tests and notebooks write here, never over results that somebody made; all notebooks of one run share what they cache.
 _outputs = tempfile.TemporaryDirectory(prefix="lsvd-test-")
 os.environ["LSVD_OUTPUTS"] = _outputs.name
-# What takes half an hour and more to measure comes along, if it is there.
-for _measured in (Path(__file__).parent / "outputs" / name for name in ("responses", "edits")):
-    if _measured.is_dir():
-        shutil.copytree(_measured, Path(_outputs.name) / _measured.name)
+# What takes half an hour and more to measure comes along, in a copy.
+os.environ["LSVD_MEASUREMENTS"] = str(
+    shutil.copytree(Path(__file__).parent / "measurements", _outputs.name + "/measured")
+)
 
 
 def pytest_unconfigure():

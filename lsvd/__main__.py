@@ -23,7 +23,10 @@ def edit(options: argparse.Namespace) -> None:
 
     import torch
 
-    from lsvd import attribute, avi, backbones, files, trajectory
+    from lsvd import avi, backbones
+    from lsvd.avi import attribute
+    from lsvd.sampling import trajectory
+    from lsvd.storage import files
 
     for path in filter(None, (options.out, options.save)):
         files.check_writable(path)
@@ -154,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         return _complain("; ".join(str(error).splitlines()) or "there is not enough memory: take fewer seeds")
     except RuntimeError as error:
-        from lsvd.avi import out_of_memory
+        from lsvd.checks import out_of_memory
 
         if not out_of_memory(error):
             raise

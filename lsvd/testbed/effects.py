@@ -1,21 +1,20 @@
 """What an edit does to pictures, as a reader counts it: success, and side effects on everything else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lsvd.measure import Interval, mean, share
-from lsvd.response import moves
+from lsvd.statistics.intervals import Interval, mean, share
 from lsvd.testbed.reader import Reading
-from lsvd.testbed.scene import Scene
+from lsvd.testbed.scenes.scene import Factor, Scene
 
 
 @dataclass(frozen=True)
 class Effects:
     """success: the share of the `lacking` pictures, those without the attribute before, that have it afterwards; None
-    if all had it. side: the mean move of all other factors, 0 to 1 (lsvd.response.moves), over all pictures."""
+    if all had it. side: the mean move of all other factors, 0 to 1 (`moves`), over all pictures."""
 
     success: Interval | None
     lacking: int
@@ -59,3 +58,15 @@ def tally(had: Tensor, has: Tensor, side: Tensor) -> Effects:
     lacking = int((~had).sum())
     success = share(int((has & ~had).sum()), lacking) if lacking else None
     return Effects(success, lacking, mean(side.cpu()))
+
+
+def moves(before: Reading, after: Reading, factors: Sequence[Factor]) -> Tensor:
+    """How far each factor has moved between two readings of n pictures each, shape (n, factors), from 0 to 1."""
+    columns = []
+    for f in factors:
+        if f.levels:
+            columns.append((after.probabilities[f.name] - before.probabilities[f.name]).abs().sum(-1) / 2)
+        else:
+            low, high = f.range
+            columns.append((after.numbers[f.name] - before.numbers[f.name]).abs() / (high - low))
+    return torch.stack(columns, -1).clamp(0, 1)

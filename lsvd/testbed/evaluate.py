@@ -7,7 +7,7 @@ outputs/tables/reader.csv gets each reader's score for each factor. outputs/tabl
 generator, the Fréchet distance of its samples from renderings, in the reader's features and in mini-clip's; for mini-sd
 also how often the reader agrees with the prompt, and the autoencoder's fidelity; for mini-clip how often it picks the
 right one of the captions that name one attribute. outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are
-kept in outputs/cache: a stopped run goes on. Rows of what is not measured stay as they are.
+kept in build/cache: a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
 import argparse
@@ -23,16 +23,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lsvd import backbones, frechet, measure, trajectory
-from lsvd import clip as clips
-from lsvd.backbones import Backbone
-from lsvd.clip import Clip
-from lsvd.files import outputs, update_csv, write_bytes, write_csv
-from lsvd.testbed import captions, data
+from lsvd import backbones, paths
+from lsvd.backbones import clip as clips
+from lsvd.backbones.clip import Clip
+from lsvd.backbones.models import Backbone
+from lsvd.paths import build, outputs
+from lsvd.sampling import trajectory
+from lsvd.statistics import intervals
+from lsvd.statistics.fidelity import bootstrap, floor, psnr
+from lsvd.storage.files import update_csv, write_bytes, write_csv
 from lsvd.testbed import reader as readers
+from lsvd.testbed import renderings
 from lsvd.testbed.reader import Reader
-from lsvd.testbed.scene import Scene, Values
-from lsvd.testbed.scenes import SCENES
+from lsvd.testbed.scenes import SCENES, captions
+from lsvd.testbed.scenes.scene import Scene, Values
 
 READERS = {f"reader-{name}": name for name in SCENES}
 # The scene of each generator, and what its pictures have in common: prompts ask for photos, as mini-portraits learned.
@@ -52,7 +56,7 @@ Row = dict[str, str]
 log = logging.getLogger(__name__)
 
 
-def score_reader(reader: Reader, pictures: data.Pictures) -> list[Row]:
+def score_reader(reader: Reader, pictures: renderings.Pictures) -> list[Row]:
     """Accuracy or R² (1 - squared error / variance) of each factor over the renderings in which it is visible.
 
     `score` is on the renderings as they are, `degraded` on the same with the faults of a generator (reader.degrade,
@@ -77,15 +81,15 @@ def _score(truth: Tensor, guess: Tensor, exact: bool) -> float:
     return 1 - ((guess - truth).square().mean() / truth.var(correction=0)).item()
 
 
-def distance(look: Reader | Clip, samples: data.Chunks, renderings: data.Pictures) -> Row:
+def distance(look: Reader | Clip, samples: renderings.Chunks, drawn: renderings.Pictures) -> Row:
     """Fréchet distance of n samples from the first n of 2n renderings, its interval, and the floor at this n.
 
     It is taken in the features of a reader, or in mini-clip's vectors, of length 100.
     """
-    reference = _features(look, renderings)
-    d = frechet.bootstrap(_features(look, samples), reference[: len(samples)])
+    reference = _features(look, drawn)
+    d = bootstrap(_features(look, samples), reference[: len(samples)])
     name = "frechet distance, mini-clip" if isinstance(look, Clip) else "frechet distance"
-    return _row(name, d.value, d.low, d.high, len(samples), frechet.floor(reference))
+    return _row(name, d.value, d.low, d.high, len(samples), floor(reference))
 
 
 def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
@@ -98,24 +102,24 @@ def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
         told = asked[name] >= 0
         n, right = int(told.sum()), int((read[name] == asked[name])[told].sum())
         if n:
-            agreed = measure.share(right, n)
+            agreed = intervals.share(right, n)
             rows.append(_row(f"prompt agreement: {name}", agreed.value, agreed.low, agreed.high, n))
         else:
             log.warning("no prompt mentions %s: take more samples", name)
     return rows
 
 
-def fidelity(backbone: Backbone, pictures: data.Pictures) -> Row:
+def fidelity(backbone: Backbone, pictures: renderings.Pictures) -> Row:
     """Mean PSNR in dB of pictures coded and decoded; bootstrap interval of 95%."""
     parts = []
     for rows in _batches(len(pictures)):
         original = pictures[rows]
-        parts.append(measure.psnr(backbone.decode(backbone.encode(original)).cpu(), original))
-    decibels = measure.mean(torch.cat(parts))
+        parts.append(psnr(backbone.decode(backbone.encode(original)).cpu(), original))
+    decibels = intervals.mean(torch.cat(parts))
     return _row("autoencoder PSNR (dB)", decibels.value, decibels.low, decibels.high, len(pictures))
 
 
-def zero_shot(clip: Clip, pictures: data.Pictures, scene: Scene) -> list[Row]:
+def zero_shot(clip: Clip, pictures: renderings.Pictures, scene: Scene) -> list[Row]:
     """For each factor of PROMPTED, how often the caption nearest to a picture, of those naming one level, is right.
 
     Classification without training (Radford et al. 2021, arXiv 2103.00020), Wilson intervals; the floor is the share
@@ -126,7 +130,7 @@ def zero_shot(clip: Clip, pictures: data.Pictures, scene: Scene) -> list[Row]:
     for name in PROMPTED:
         told = clip.texts([captions.describe({name: level}) for level in scene.factor(name).levels])
         nearest, truth = (seen @ told.T).argmax(-1).cpu(), pictures.values[name]
-        right = measure.share(int((nearest == truth).sum()), len(truth))
+        right = intervals.share(int((nearest == truth).sum()), len(truth))
         common = truth.bincount().max().item() / len(truth)
         rows.append(_row(f"zero-shot: {name}", right.value, right.low, right.high, len(truth), common))
     return rows
@@ -134,15 +138,15 @@ def zero_shot(clip: Clip, pictures: data.Pictures, scene: Scene) -> list[Row]:
 
 def prompts(n: int) -> tuple[list[str], dict[str, Tensor]]:
     """The first n prompts of the evaluation, and what they ask for (see captions.prompts); they do not depend on n."""
-    parts = [captions.prompts(CHUNK, data.generator(PROMPT_SEED, i)) for i in range(-(-n // CHUNK))]
+    parts = [captions.prompts(CHUNK, renderings.generator(PROMPT_SEED, i)) for i in range(-(-n // CHUNK))]
     texts = [text for part, _ in parts for text in part]
     return texts[:n], {name: torch.cat([asked[name] for _, asked in parts])[:n] for name in parts[0][1]}
 
 
-def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path) -> data.Chunks:
+def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path) -> renderings.Chunks:
     """Pictures of seeds 0 to n - 1 with the backbone's defaults, uint8, kept in `home` as they are finished.
 
-    `texts`: n prompts, or None for an unconditional model. Raises what lsvd.trajectory.run raises.
+    `texts`: n prompts, or None for an unconditional model. Raises what lsvd.sampling.trajectory.run raises.
     """
 
     def draw(number: int) -> np.ndarray:
@@ -151,8 +155,8 @@ def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path)
         drawn = trajectory.sample(backbone, None if texts is None else texts[part], seeds, batch=CHUNK)
         return (drawn * 255).round().to(torch.uint8).numpy()
 
-    files = data.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}", progress=True)
-    return data.Chunks(files, CHUNK, n)
+    files = renderings.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}", progress=True)
+    return renderings.Chunks(files, CHUNK, n)
 
 
 def digest(folder: Path, *settings) -> str:
@@ -166,7 +170,7 @@ def digest(folder: Path, *settings) -> str:
 def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
     """A PNG of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size.
 
-    Pixel for pixel, to look at grain: a figure (lsvd.plotting.sheet) would resample them.
+    Pixel for pixel, to look at grain: a figure (lsvd.figures.sheets.sheet) would resample them.
     """
     n, _, height, width = pictures.shape
     zoom = 2 if height < 100 else 1
@@ -197,11 +201,9 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
     entry = backbone.entry
     told = backbone.kind == "text-to-image"
     texts, asked = prompts(n) if told else (None, {})
-    key = digest(
-        backbones.WEIGHTS / entry.folder, CHUNK, entry.steps, entry.guidance, PROMPT_SEED, (texts or [])[:CHUNK]
-    )
+    key = digest(paths.WEIGHTS / entry.folder, CHUNK, entry.steps, entry.guidance, PROMPT_SEED, (texts or [])[:CHUNK])
     # A last file that is not full belongs to its n alone.
-    drawn = samples(backbone, n, texts, outputs("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
+    drawn = samples(backbone, n, texts, build("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
     first = torch.arange(SHEET)
     write_bytes(outputs("figures", f"samples_{name}.png"), sheet(drawn[first]))
     rows = []
@@ -264,13 +266,13 @@ def _keep(name: str, rows: Iterable[Row]) -> None:
     update_csv(outputs("tables", "backbones.csv"), rows, ["backbone"], (*GENERATORS, clips.NAME))
 
 
-def renderings(reader: Reader, n: int, size: int, fixed: Mapping[str, str]) -> np.ndarray:
+def reference_features(reader: Reader, n: int, size: int, fixed: Mapping[str, str]) -> np.ndarray:
     """The reader's features of n held-out renderings of its scene, (n, d). fixed: factors with one level for all."""
     return _features(reader, _renderings(reader.scene.name, n, size, fixed, progress=False))
 
 
-def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str], progress: bool = True) -> data.Pictures:
-    return data.pictures(SCENES[scene], n, size, HELD_OUT, outputs("cache", "renderings"), fixed, progress=progress)
+def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str], progress: bool = True) -> renderings.Pictures:
+    return renderings.pictures(SCENES[scene], n, size, HELD_OUT, build("cache", "renderings"), fixed, progress=progress)
 
 
 def _batches(n: int, size: int = 100) -> Iterable[Tensor]:
@@ -282,7 +284,7 @@ def _floats(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _features(look: Reader | Clip, pictures: data.Chunks) -> np.ndarray:
+def _features(look: Reader | Clip, pictures: renderings.Chunks) -> np.ndarray:
     def seen(part: Tensor) -> Tensor:
         if isinstance(look, Clip):
             return CLIP_LENGTH * look.pictures(part)
@@ -292,12 +294,12 @@ def _features(look: Reader | Clip, pictures: data.Chunks) -> np.ndarray:
     return torch.cat(parts).double().numpy()
 
 
-def _read(reader: Reader, pictures: data.Chunks, *, degraded: bool = False) -> Values:
+def _read(reader: Reader, pictures: renderings.Chunks, *, degraded: bool = False) -> Values:
     device, parts = next(reader.parameters()).device, []
     for number, rows in enumerate(_batches(len(pictures))):
         shown = _floats(pictures[rows])
         if degraded:
-            shown = readers.degrade(shown, data.generator(FAULT_SEED, number))
+            shown = readers.degrade(shown, renderings.generator(FAULT_SEED, number))
         parts.append(reader.read(shown.to(device)).values)
     return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
 

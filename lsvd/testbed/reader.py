@@ -11,11 +11,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lsvd.files import replace_folder
-from lsvd.testbed.scene import Scene, Values
+from lsvd import paths
+from lsvd.storage.files import replace_folder
 from lsvd.testbed.scenes import SCENES
+from lsvd.testbed.scenes.scene import Scene, Values
 
-FOLDER = Path(__file__).parents[1] / "weights" / "readers"
+FOLDER = paths.WEIGHTS / "readers"
 SIZES = {"portraits": 128}
 DEFAULT_SIZE = 64
 
@@ -193,7 +194,7 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
             raise ValueError(f"there is no scene {scene!r}; the scenes are {', '.join(SCENES)}")
         scene = SCENES[scene]
     folder = FOLDER / scene.name if folder is None else Path(folder)
-    again = f"train it by `python -m lsvd.testbed.train reader-{scene.name}`"
+    again = f"train it by `python -m lsvd.testbed.training.train reader-{scene.name}`"
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"the reader of {scene.name} has no {folder / name}: {again}")

@@ -1,0 +1,337 @@
+"""Learned attributes as objects: kept in a small file, applied with a strength, to other seeds, several at once.
+
+What an edit by lsvd.avi adds to the source code at its timestep Tx, Delta = y - x = sum_i (a_i - sigma_i) u_i v_i^T +
+sum_j b_j u'_j v'_j^T, less x's remaining triplets if they were dropped, is kept per channel as a product of two thin
+matrices. Strength 0 is the source, 1 what was learned, beyond is extrapolation (Wang et al. 2025, arXiv 2502.02225,
+Figure 7). The paper's summary does not settle how a learned attribute is used on other pictures. Our choice: a seed it
+was learned on takes its own Delta, whatever its prompt now; any other seed takes their mean.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lsvd.avi.edit import Edit, edit_prompt
+from lsvd.avi.exact import AVIConfig, integrate
+from lsvd.avi.losses import Lambdas
+from lsvd.backbones.models import Backbone
+from lsvd.checks import check_code, check_seeds
+from lsvd.decomposition.svd import svd
+from lsvd.sampling.trajectory import Settings, Trajectory, config_text, joined, resume, run
+from lsvd.storage.files import write_bytes
+from lsvd.storage.results import checksum
+
+FORMAT = "lsvd attribute 2"  # raise the number when what is stored changes
+NOTED = ("t", "t_target", "same_level", "t_branch")  # of an edit, with the attribute
+
+
+@dataclass(frozen=True, eq=False)
+class Attribute:
+    """What turns a code x_t of one timestep into the edited one, learned from a pair of prompts on N seeds.
+
+    Delta of seed n is left[n] @ right[n]: left (N, C, H, m), right (N, C, m, W), float32 on the CPU, where m is the
+    largest rank of any channel, at most min(H, W). settings: those of the source trajectories, with their seeds and
+    prompts. target: the other prompt of each seed. t: the timestep, t_target that of the target codes. same_level,
+    t_branch: how these were made, as lsvd.avi.edit.Edit has it.
+
+    Raises ValueError unless shapes and numbers of seeds and prompts agree, values are finite and seeds differ.
+    """
+
+    left: Tensor = field(repr=False)
+    right: Tensor = field(repr=False)
+    settings: Settings
+    target: tuple[str, ...]
+    t: int | float
+    t_target: int | float
+    config: AVIConfig
+    same_level: bool = False
+    t_branch: int | float | None = None
+
+    def __post_init__(self):
+        _check_distinct(self.settings.seeds)
+        left, right, n = self.left, self.right, len(self.settings.seeds)
+        fit = left.ndim == right.ndim == 4 and (left.shape[:2], left.shape[3]) == (right.shape[:2], right.shape[2])
+        if not fit or not n == len(left) == len(self.target) == len(self.settings.prompts):
+            raise ValueError(
+                f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} are no attribute of {n} seeds and "
+                f"{len(self.target)} target prompts: learn it with lsvd.avi.attribute.learn"
+            )
+        if not left.dtype == right.dtype == torch.float32 or not (left.isfinite().all() and right.isfinite().all()):
+            raise ValueError(
+                "an attribute's factors must be finite and float32: learn it with lsvd.avi.attribute.learn"
+            )
+
+    @classmethod
+    def of(cls, edit: Edit) -> "Attribute":
+        """The attribute that an edit has learned; see `learn`."""
+        s = edit.solution
+        # y itself is rounded to the backbone's dtype, and the difference would be of full rank
+        y = integrate(s.a, s.b, s.x, s.z, s.rest).to("cpu")
+        left, right = factor(y - edit.source.at(edit.t).cpu().double())
+        prompts, made = edit.target.settings.prompts, (edit.t, edit.t_target, edit.config)
+        return cls(left, right, edit.source.settings, prompts, *made, edit.same_level, edit.t_branch)
+
+    @property
+    def name(self) -> str:
+        """The prompts it was learned from, for messages: those of the first seed."""
+        return f"{self.settings.prompts[0]!r} to {self.target[0]!r}"
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of Delta in any channel."""
+        return self.left.shape[-1]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the codes it is for."""
+        return self.left.shape[1], self.left.shape[2], self.right.shape[3]
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean Delta over the learned seeds, shape (C, H, W), float64: what other seeds take."""
+        return self._each.mean(0)
+
+    @property
+    def _each(self) -> Tensor:
+        return self.left.double() @ self.right.double()
+
+    def delta(self, seeds: int | Sequence[int]) -> Tensor:
+        """Delta of each seed, shape (B, C, H, W), float64: its own if it was learned on, else the mean."""
+        own = {seed: i for i, seed in enumerate(self.settings.seeds)}
+        rows = torch.cat([self._each, self.mean[None]])
+        return rows[[own.get(seed, -1) for seed in check_seeds(seeds)]]
+
+    def code(self, x: Tensor, strength: float = 1.0, seeds: int | Sequence[int] | None = None) -> Tensor:
+        """x + strength * Delta for codes x of timestep t, shape (B, C, H, W), in x's dtype on its device.
+
+        seeds: of which picture each code is; None if of none that was learned on. Raises ValueError for codes of
+        another shape or that are not finite, for another number of seeds, or a strength that is not finite.
+        """
+        self.check_shape(x)
+        (strength,) = _strengths([strength], 1)
+        delta = self.mean.expand(x.shape) if seeds is None else self.delta(seeds)
+        if len(delta) != len(x):
+            raise ValueError(f"{len(delta)} seeds for {len(x)} codes: give one each")
+        return add(x, strength * delta)
+
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ValueError unless x has the shape (B, C, H, W) of codes that it can be added to."""
+        if x.ndim != 4 or x.shape[1:] != self.latent_shape:
+            wanted = ", ".join(str(size) for size in ("B", *self.latent_shape))
+            raise ValueError(f"the attribute {self.name} is for codes of shape ({wanted}), not {tuple(x.shape)}")
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a safetensors file, whole or not at all. Returns the path.
+
+        Raises lsvd.storage.files.WriteError.
+        """
+        tensors = {"left": self.left.contiguous(), "right": self.right.contiguous()}
+        noted = {name: asdict(getattr(self, name)) for name in ("settings", "config")}
+        noted |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
+        text = json.dumps(noted, sort_keys=True, default=float)
+        metadata = {"format": FORMAT, "attribute": text, "sha256": _digest(tensors, text)}
+        return write_bytes(path, safetensors.torch.save(tensors, metadata))
+
+
+def learn(
+    backbone: Backbone,
+    source: str | Sequence[str],
+    target: str | Sequence[str],
+    seeds: int | Sequence[int] = 0,
+    **settings: Any,
+) -> Attribute:
+    """Learn what leads from the source prompt to the target prompt, on one or several seeds.
+
+    settings: tx, dtau, branch, config, steps and all others of `lsvd.avi.edit.edit_prompt`. To have the edit's pictures
+    too, call that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named
+    twice.
+    """
+    seeds = check_seeds(seeds)
+    _check_distinct(seeds)
+    return Attribute.of(edit_prompt(backbone, source, target, seeds, **settings))
+
+
+def apply(
+    backbone: Backbone,
+    attributes: Attribute | Sequence[Attribute],
+    prompt: str | Sequence[str],
+    seeds: int | Sequence[int] = 0,
+    strengths: float | Sequence[float] = 1.0,
+    *,
+    steps: int | None = None,
+    guidance: float | None = None,
+    eta: float | None = None,
+    progress: bool = False,
+) -> tuple[Trajectory, Trajectory]:
+    """Draw pictures of a prompt without and with attributes: the source trajectory, and the edited one.
+
+    strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
+    None. Otherwise as `apply_to`. Raises ValueError for bad arguments, and if None has no one answer.
+    """
+    attributes, strengths = paired(attributes, strengths)
+    _check_made_for(backbone, attributes)
+    shared = {"steps": steps, "guidance": guidance, "eta": eta}
+    for name, given in shared.items():
+        learned = {getattr(attribute.settings, name) for attribute in attributes}
+        if given is None and len(learned) > 1:
+            values = " and ".join(f"{value:g}" for value in sorted(learned))
+            raise ValueError(f"the attributes were learned with {name} of {values}: say which to draw with")
+        shared[name] = learned.pop() if given is None else given
+    source = run(backbone, prompt, seeds, **shared, progress=progress)
+    return source, apply_to(backbone, source, attributes, strengths, progress=progress)
+
+
+def apply_to(
+    backbone: Backbone,
+    source: Trajectory,
+    attributes: Attribute | Sequence[Attribute],
+    strengths: float | Sequence[float] = 1.0,
+    *,
+    progress: bool = False,
+) -> Trajectory:
+    """The source trajectory with attributes added, each at the timestep it was learned at; the prompt stays.
+
+    source: from `lsvd.sampling.trajectory.run` or `lsvd.sampling.kept.trajectories`, of any prompt and seeds. The
+    result is as long: its codes are the source's up to the first timestep that has an attribute, where the code is the
+    edited one. Each further timestep with an attribute is reached by the edit of those before it, and the rest redrawn.
+    With all strengths 0 nothing is drawn, and the source comes back.
+
+    Raises ValueError for another number of strengths than of attributes, strengths that are not finite, and attributes
+    of another backbone, scheduler, latent shape, or of a timestep that is not on the source's schedule.
+    """
+    attributes, strengths = paired(attributes, strengths)
+    _check_made_for(backbone, attributes)
+    for attribute in attributes:
+        attribute.check_shape(source.final)
+        if not (source.timesteps == attribute.t).any():
+            raise ValueError(
+                f"the attribute {attribute.name} was learned at timestep {attribute.t:g} of {attribute.settings.steps} "
+                f"steps, which the trajectory of {source.settings.steps} steps does not stop at: take as many"
+            )
+    walk = source
+    for t in sorted({attribute.t for attribute in attributes}, reverse=True):
+        here = [(a, s) for a, s in zip(attributes, strengths, strict=True) if s and a.t == t]
+        if not here:
+            continue
+        code = add(walk.at(t), sum(s * a.delta(source.settings.seeds) for a, s in here))
+        # from the beginning: schedulers that remember earlier steps need them all to resume at the next timestep
+        walk = joined(walk, resume(backbone, walk, t, code, progress=progress))
+    return walk
+
+
+def load(path: str | Path) -> Attribute:
+    """The attribute in a file that `Attribute.save` wrote, the same bit for bit.
+
+    Raises FileNotFoundError if there is none; ValueError if the file is no attribute, or truncated or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: learn the attribute and save it")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no safetensors file, or truncated or damaged: learn the attribute anew") from error
+    if metadata.get("format") != FORMAT:
+        found = metadata.get("format", "no such note")
+        raise ValueError(f"{path} holds no attribute that can be read here ({found}, not {FORMAT!r}): choose another")
+    text = metadata.get("attribute", "")
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise ValueError(f"{path} is damaged, its contents are not what was written: learn the attribute anew")
+    try:
+        noted = json.loads(text)
+        settings = noted["settings"] | {name: tuple(noted["settings"][name]) for name in ("prompts", "seeds")}
+        config = AVIConfig(**noted["config"] | {"lambdas": Lambdas(**noted["config"]["lambdas"])})
+        target, made = tuple(noted["target"]), {name: noted[name] for name in NOTED}
+        return Attribute(tensors["left"], tensors["right"], Settings(**settings), target, config=config, **made)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} was saved by another version of lsvd ({error}): learn the attribute anew") from error
+
+
+def factor(delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Thin factors of a difference of codes, shape (..., C, H, W): left (..., C, H, m) and right (..., C, m, W).
+
+    left @ right is delta to the rounding of float32, which both are in. Singular values below max(H, W) times that
+    rounding, relative to the largest of all channels of their code, count as 0; m is the largest rank that remains.
+    Raises ValueError if delta is not finite.
+    """
+    triplets = svd(delta)
+    largest = triplets.S[..., :1].amax(-2, keepdim=True)
+    least = max(delta.shape[-2:]) * torch.finfo(torch.float32).eps * largest
+    kept = triplets.S > least
+    rank = int(kept.sum(-1).max()) if kept.numel() else 0
+    left = (triplets.U * (triplets.S * kept).unsqueeze(-2))[..., :rank]
+    return left.float().contiguous(), triplets.Vh[..., :rank, :].float().contiguous()
+
+
+def add(x: Tensor, shift: Tensor) -> Tensor:
+    """x + shift, added up in float64 on the CPU (some devices have none) and rounded once. Checks that x is finite."""
+    check_code(x)
+    code = (x.detach().cpu().double() + shift).to(x.dtype)
+    if not code.isfinite().all():
+        raise ValueError("the strengths make codes that are not finite: choose some nearer to 0")
+    return code.to(x.device)
+
+
+def paired(
+    attributes: Attribute | Sequence[Attribute], strengths: float | Sequence[float]
+) -> tuple[list[Attribute], list[float]]:
+    """Attributes with one strength each. Raises ValueError if there are none, or the numbers differ."""
+    attributes = [attributes] if isinstance(attributes, Attribute) else list(attributes)
+    if not attributes:
+        raise ValueError("there are no attributes: give at least one")
+    return attributes, _strengths(strengths, len(attributes))
+
+
+def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
+    try:
+        values = torch.as_tensor(strengths, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{strengths!r} is no strength: give a number, 0 for the source, 1 as learned") from error
+    values = values.expand(count) if values.ndim == 0 else values
+    if values.shape != (count,):
+        raise ValueError(f"strengths of shape {tuple(values.shape)} for {count} attributes: give one for all, or each")
+    if not values.isfinite().all():
+        raise ValueError(f"the strength {strengths} is not finite: give a number, 0 for the source, 1 as learned")
+    return values.tolist()
+
+
+def _check_distinct(seeds: Sequence[int]) -> None:
+    twice = [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]
+    if twice:
+        raise ValueError(f"an attribute has one Delta for each seed, and seed {twice[0]} is named twice: name it once")
+
+
+def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:
+    """Raise ValueError, naming what differs, unless the attributes were learned with this backbone and scheduler.
+
+    Only settings that both know are compared: another version of diffusers may list more of them.
+    """
+    scheduler, now = type(backbone.scheduler).__name__, json.loads(config_text(backbone.scheduler.config))
+    for attribute in attributes:
+        made, then = attribute.settings, json.loads(attribute.settings.config)
+        differing = sorted(key for key in then.keys() & now.keys() if then[key] != now[key])
+        if made.backbone != backbone.name:
+            problem = f"{made.backbone}, not {backbone.name}"
+        elif made.scheduler != scheduler:
+            problem = f"{made.scheduler}, not {scheduler}"
+        elif differing:
+            problem = f"{scheduler} of another {', '.join(differing)}"
+        elif attribute.latent_shape != backbone.latent_shape:
+            problem = f"codes of shape {attribute.latent_shape}, not {backbone.latent_shape}"
+        else:
+            continue
+        raise ValueError(f"the attribute {attribute.name} was learned with {problem}: use the same, or learn anew")
+
+
+def _digest(tensors: dict[str, Tensor], text: str) -> str:
+    return hashlib.sha256((checksum(tensors) + text).encode()).hexdigest()

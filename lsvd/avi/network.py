@@ -1,0 +1,175 @@
+"""Attribute Vector Integration trained: a small network predicts S (Wang et al. 2025, arXiv 2502.02225).
+
+The paper's network reads (sigma_x, sigma_z) and predicts S = (a, b), for one pair of codes only: there is no data but
+that pair. Its layout, its optimiser and its end are our choices, since the paper's summary leaves them open. Each pair
+of a batch has networks of its own; they start alike, are trained side by side, and end in what they would alone.
+
+With squared norms the loss is a quadratic in S, so that a step costs k^2 and not H W; with absolute norms y is made at
+each step. What training can reach at best with squared norms is `lsvd.avi.exact.solve`.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lsvd.avi import losses
+from lsvd.avi.exact import AVIConfig, Parts, Solution, assemble, choose, integrate, quadratic
+
+Layout = Literal["per channel", "joint"]
+NOTHING = 1e-9
+"""The share of its first loss below which a network's loss counts as 0."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """The network and its training.
+
+    layout: a network for each channel, or one that reads and predicts all channels of a code. hidden, layers: the width
+    and number of hidden layers. lr: Adam's learning rate. steps: at most so many. window, tolerance: a network has
+    converged when the last `window` steps lowered its least loss by no more than this share, or by next to nothing.
+    seed: of the first weights.
+
+    Raises ValueError for numbers that make no sense.
+    """
+
+    layout: Layout = "per channel"
+    hidden: int = 64
+    layers: int = 2
+    lr: float = 0.01
+    steps: int = 2000
+    window: int = 50
+    tolerance: float = 1e-4
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.layout not in get_args(Layout):
+            raise ValueError(f"there is no layout {self.layout!r}: choose from {', '.join(get_args(Layout))}")
+        for name, least in (("hidden", 1), ("layers", 0), ("steps", 1), ("window", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"cannot train with {name} = {value}: give a whole number from {least} on")
+        if not 0 < self.lr < float("inf") or not 0 <= self.tolerance < 1:
+            rates = f"lr = {self.lr} and tolerance = {self.tolerance}"
+            raise ValueError(f"cannot train with {rates}: give an lr above 0, a tolerance from 0 to below 1")
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What training came to.
+
+    solution: for the S of least loss on the way. curve: shape (steps + 1, ...), the loss of each code before the first
+    step and after each; once a network has converged, it counts with its least. converged: shape (...), whether all
+    networks of a code did so within the steps.
+    """
+
+    solution: Solution
+    curve: Tensor
+    converged: Tensor
+
+
+def fit(
+    x: Tensor,
+    z: Tensor,
+    config: AVIConfig | None = None,
+    training: FitConfig | None = None,
+    *,
+    progress: bool = False,
+) -> Fit:
+    """Train networks to predict S for codes x and z of one shape (..., C, H, W), in float64.
+
+    progress: a bar over the steps. Raises ValueError if the codes differ in shape, are not finite, or k_x or k_z is
+    out of range.
+    """
+    config = config or AVIConfig()
+    parts = choose(x, z, config)
+    S, curve, converged = train(parts, config, training, progress=progress)
+    return Fit(assemble(S, parts, x), curve, converged)
+
+
+def train(
+    parts: Parts, config: AVIConfig, training: FitConfig | None = None, *, progress: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """S, shape (..., C, k_x + k_z), with the curve and whether it converged, as in Fit."""
+    training = training or FitConfig()
+    loss, sigma = _loss(parts, config), parts.sigma
+    joint = training.layout == "joint"
+    # one network for each row; numbers of the order of 1 go in, and come out
+    rows = sigma.flatten(-2) if joint else sigma
+    scale = rows.amax(-1, keepdim=True)
+    scale = torch.where(scale > 0, scale, 1.0)
+    inputs = (rows / scale).reshape(-1, 1, rows.shape[-1])
+    widths = [rows.shape[-1], *[training.hidden] * training.layers, rows.shape[-1]]
+    layers = [layer.to(sigma.device).requires_grad_() for layer in _layers(widths, len(inputs), training.seed)]
+    adam = torch.optim.Adam(layers, lr=training.lr)
+
+    best, least = rows, torch.full(rows.shape[:-1], torch.inf, dtype=rows.dtype, device=rows.device)
+    done = torch.zeros_like(least, dtype=torch.bool)
+    curve, marks = [], deque(maxlen=training.window + 1)
+    with tqdm(total=training.steps, desc="training", disable=not progress, leave=False) as bar, torch.enable_grad():
+        for step in range(training.steps + 1):
+            found = scale * _predict(layers, inputs).view_as(rows)
+            value = loss(found.view_as(sigma))
+            value = value.sum(-1) if joint else value
+            now = value.detach()
+            better = ~done & (now < least)
+            best = torch.where(better[..., None], found.detach(), best)
+            least = torch.where(better, now, least)
+            marks.append(least)
+            if step >= training.window:
+                done = done | (marks[0] - least <= training.tolerance * torch.maximum(least, NOTHING * curve[0]))
+            curve.append(torch.where(done, least, now))
+            if done.all() or step == training.steps:
+                break
+            adam.zero_grad()
+            value.sum().backward()
+            adam.step()
+            bar.update()
+    curve = torch.stack(curve)
+    if not joint:
+        curve, done = curve.sum(-1), done.all(-1)
+    return best.view_as(sigma), curve, done
+
+
+def _loss(parts: Parts, config: AVIConfig) -> Callable[[Tensor], Tensor]:
+    """The loss in each channel, shape (..., C), of S, shape (..., C, k)."""
+    if config.norm == "squared":
+        system, right, offset = quadratic(parts, config.lambdas)
+        return lambda S: (((system @ S.unsqueeze(-1)).squeeze(-1) - 2 * right) * S).sum(-1) + offset
+    # each channel is handed over as a code of one channel, since the losses are sums over channels
+    x, z = parts.x, parts.z
+
+    def absolute(S: Tensor) -> Tensor:
+        a, b = S.split([x.rank, z.rank], -1)
+        y = integrate(a, b, x, z, parts.rest)
+        codes = (code.unsqueeze(-3) for code in (y, parts.source, parts.target))
+        spectra = (values.unsqueeze(-2) for values in (a, b, x.S, z.S))
+        return losses.total(*codes, *spectra, config.lambdas, config.norm)
+
+    return absolute
+
+
+def _layers(widths: list[int], count: int, seed: int) -> list[Tensor]:
+    """The first weights of `count` equal networks, (count, inputs + 1, outputs) for each layer; the last row is added.
+
+    Uniform within 1 / sqrt(inputs), as torch.nn.Linear has it, from a generator of their own.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for inputs, outputs in pairwise(widths):
+        draw = torch.rand(inputs + 1, outputs, generator=generator, dtype=torch.float64)
+        layers.append(((2 * draw - 1) * inputs**-0.5).repeat(count, 1, 1))
+    return layers
+
+
+def _predict(layers: list[Tensor], h: Tensor) -> Tensor:
+    """The networks' outputs, (count, 1, outputs), for inputs (count, 1, inputs): each its own."""
+    for number, layer in enumerate(layers):
+        h = torch.baddbmm(layer[:, -1:], F.silu(h) if number else h, layer[:, :-1])
+    return h

@@ -1,0 +1,326 @@
+"""The diffusion models: one interface for text-to-image and unconditional ones, of latents or pixels.
+
+Codes are what the diffusion runs on, shape (B, C, H, W): an autoencoder's latents, or for pixel models the picture
+itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
+"""
+
+import re
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from lsvd.backbones.families import (
+    FAMILIES,
+    Family,
+    denoiser,
+    from_autoencoder,
+    latent_shape,
+    makes_films,
+    native_size,
+    pack,
+    to_autoencoder,
+    unpack,
+)
+from lsvd.backbones.registry import Entry, Kind
+from lsvd.backbones.schedulers import Scheduled, accepts, prepare, probing
+from lsvd.checks import check_code, check_pictures, check_seeds
+
+OnStep = Callable[[int, Tensor, Tensor], Tensor]
+
+
+class Backbone(ABC):
+    """A diffusion model with its scheduler. Make one with `load`, or from a pipeline of your own.
+
+    `pipe` is the diffusers pipeline, untouched; `scheduler` the one that sampling uses; `entry` the defaults; `size`
+    the height and width of its pictures in pixels; `latent_shape` the shape (C, H, W) of one code.
+    """
+
+    kind: Kind
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        entry: Entry,
+        scheduler: SchedulerMixin,
+        words: Iterable[str] = (),
+        size: tuple[int, int] | None = None,
+    ):
+        self.pipe, self.entry, self.scheduler, self.words = pipe, entry, scheduler, frozenset(words)
+        self.size = self._native_size() if size is None else size
+        self.latent_shape = self._latent_shape()
+        self._prepared: dict[int, SchedulerMixin] = {}
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under, or its folder's."""
+        return self.entry.name
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on, where codes are expected."""
+        return self.pipe._execution_device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its codes."""
+        return denoiser(self.pipe).dtype
+
+    @property
+    def T(self) -> int:
+        """The number of timesteps of training; a schedule runs from about T down to 0."""
+        return self.scheduler.config.num_train_timesteps
+
+    def with_scheduler(self, scheduler: SchedulerMixin | type[SchedulerMixin]) -> "Backbone":
+        """The same model, sharing its weights, with another scheduler; a class takes over the present one's config."""
+        if isinstance(scheduler, type):
+            scheduler = scheduler.from_config(self.scheduler.config)
+        return type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
+
+    def schedule(self, steps: int) -> tuple[Tensor, float]:
+        """The timesteps of `steps` inference steps, on the CPU, and the scale of the noise at the first.
+
+        A scheduler of second order may list more timesteps than steps.
+        """
+        scheduler = self.prepared(steps)
+        return scheduler.timesteps.cpu(), float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+    def prepared(self, steps: int) -> SchedulerMixin:
+        """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it."""
+        if steps not in self._prepared:
+            self._prepared[steps] = self._prepare(steps)
+        return self._prepared[steps]
+
+    def _prepare(self, steps: int) -> SchedulerMixin:
+        return prepare(self.scheduler, steps)
+
+    def _native_size(self) -> tuple[int, int]:
+        return native_size(self.pipe)
+
+    @abstractmethod
+    def _latent_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the codes of pictures of its size. Raises ValueError if there is none."""
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Standard normal noise, shape (B, C, H, W), picture i from a CPU generator seeded with seeds[i] alone.
+
+        Drawn in float32 and then cast, so that every device and dtype starts from the same noise, bit for bit the same
+        alone or in a batch. Raises ValueError for a seed that is no whole number from 0 to 2**32 - 1 (torch's CPU
+        generator reads 32 bits only).
+        """
+        draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in check_seeds(seeds)]
+        return torch.stack(draws).to(self.device, self.dtype)
+
+    def check_codes(self, codes: Tensor, count: int | None = None) -> Tensor:
+        """The codes, on the model's device in its dtype. Raises ValueError if their shape is not (B, C, H, W), or not
+        `count` of them, or if one is not finite."""
+        check_code(codes)
+        shape = tuple(codes.shape)
+        if len(shape) != 4 or shape[1:] != self.latent_shape or (count is not None and shape[0] != count):
+            wanted = ", ".join(str(n) for n in ("B" if count is None else count, *self.latent_shape))
+            raise ValueError(f"{self.name} takes codes of shape ({wanted}), not {shape}")
+        return codes.to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor, batch: int = 16) -> Tensor:
+        """Pictures, shape (B, 3, height, width) in [0, 1], to codes, shape (B, C, H, W): the mean, no sampling.
+
+        Raises ValueError for another shape or range.
+        """
+        scaled = check_pictures(pictures).to(self.device, self.dtype) * 2 - 1
+        return self.check_codes(torch.cat([self._encode(part) for part in scaled.split(batch)]), len(pictures))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, batch: int = 16) -> Tensor:
+        """Codes, shape (B, C, H, W), to pictures, shape (B, 3, height, width), float32 clipped to [0, 1].
+
+        Raises ValueError for another shape, or codes that are not finite.
+        """
+        codes = self.check_codes(codes)
+        parts = [self._decode(part).float().add(1).div(2).clamp(0, 1) for part in codes.split(batch)]
+        return torch.cat(parts)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
+        """Warn of words that the model never saw and of prompts that are too long; without prompts, of nothing."""
+
+    @abstractmethod
+    def _encode(self, pictures: Tensor) -> Tensor:
+        """Pictures in [-1, 1] to codes."""
+
+    @abstractmethod
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Codes to pictures in [-1, 1], not clipped."""
+
+    @abstractmethod
+    def denoise(
+        self,
+        code: Tensor,
+        scheduler: SchedulerMixin,
+        steps: int,
+        prompts: Sequence[str],
+        guidance: float | None,
+        eta: float,
+        generators: list[torch.Generator],
+        on_step: OnStep,
+    ) -> None:
+        """Run `scheduler` from its first timestep on, beginning with `code` as it is.
+
+        After each step, on_step(i, t, x) gets the new code and returns the one to go on with. Use
+        `lsvd.sampling.trajectory.run`, which prepares all of this.
+        """
+
+
+class TextToImage(Backbone):
+    """A latent model that prompts steer: an untouched pipeline of one of lsvd.backbones.families."""
+
+    kind = "text-to-image"
+
+    @property
+    def family(self) -> Family:
+        """What its pipeline's class does in its own way."""
+        return FAMILIES[type(self.pipe).__name__]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its codes: the model's, unless its family keeps them in float32."""
+        return torch.float32 if self.family.whole else denoiser(self.pipe).dtype
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return latent_shape(self.pipe, self.family, self.size)
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        with _whole_autoencoder(self.pipe) as vae:
+            pictures = pictures.to(vae.dtype)
+            coded = vae.encode(pictures.unsqueeze(2) if makes_films(vae) else pictures)
+            means = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
+            return from_autoencoder(self.pipe, means)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        with _whole_autoencoder(self.pipe) as vae:
+            pictures = vae.decode(to_autoencoder(self.pipe, codes), return_dict=False)[0]
+        return pictures[:, :, 0] if makes_films(vae) else pictures
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Warn (UserWarning) of words outside the model's vocabulary, and of what an overlong prompt loses."""
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        if not isinstance(tokenizer, CLIPTokenizer) or getattr(self.pipe, "text_encoder_3", None) is not None:
+            return  # others read hundreds of tokens
+        for prompt in dict.fromkeys(prompts):
+            strange = [w for w in dict.fromkeys(_words(prompt)) if self.words and w not in self.words]
+            if strange:
+                _warn(f"{self.name} was never shown the words {', '.join(strange)} of {prompt!r}: expect no effect")
+            ids = tokenizer(prompt, truncation=False, add_special_tokens=False, verbose=False).input_ids
+            room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+            if len(ids) > room:
+                cut = tokenizer.decode(ids[room:], skip_special_tokens=True)
+                _warn(f"{self.name} reads {room} tokens of a prompt; of {prompt!r} it will not see {cut!r}")
+
+    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+        """See Backbone.denoise: here through the pipeline's own callback_on_step_end."""
+
+        layout = self.family.layout
+
+        def callback(pipe, step, t, tensors):
+            latents = tensors["latents"]
+            x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            return {"latents": pack(x, layout).to(latents.dtype)}
+
+        self._call(scheduler, code, steps, prompts, guidance, eta, generators, callback)
+
+    def _prepare(self, steps: int) -> SchedulerMixin:
+        if not self.family.flow:
+            return prepare(self.scheduler, steps)
+        code, generators = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype), [torch.Generator()]
+        try:
+            self._call(probing(self.scheduler), code, steps, ["a"], self.family.off, 0.0, generators, None)
+        except Scheduled as stopped:
+            return stopped.scheduler
+        raise RuntimeError(f"{type(self.pipe).__name__} does not ask its scheduler for timesteps")
+
+    def _call(self, scheduler, code, steps, prompts, guidance, eta, generators, callback) -> None:
+        family, (height, width) = self.family, self.size
+        told = {
+            name: [value] * len(prompts) if isinstance(value, str) else value for name, value in family.told.items()
+        }
+        options = {"eta": eta, "height": height, "width": width, **told}
+        if family.guidance:
+            options[family.guidance] = guidance
+        with _lend(self.pipe, scheduler):
+            self.pipe(
+                prompt=list(prompts),
+                num_inference_steps=steps,
+                generator=generators,
+                latents=pack(code, family.given or family.layout),
+                output_type="latent",
+                callback_on_step_end=callback,
+                **{name: value for name, value in options.items() if accepts(self.pipe.__call__, name)},
+            )
+
+
+class Unconditional(Backbone):
+    """A pixel model without prompts: a loop over `unet` and scheduler, since DDPMPipeline takes no callback."""
+
+    kind = "unconditional"
+
+    def _native_size(self) -> tuple[int, int]:
+        size = self.pipe.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def _latent_shape(self) -> tuple[int, int, int]:
+        return self.pipe.unet.config.in_channels, *self.size
+
+    def _encode(self, pictures: Tensor) -> Tensor:
+        return pictures
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        return codes
+
+    @torch.no_grad()
+    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+        """See Backbone.denoise. Prompts and guidance are not used."""
+        scheduler.set_timesteps(steps, device=self.device)
+        extra = {"eta": eta, "generator": generators}
+        extra = {name: value for name, value in extra.items() if accepts(scheduler.step, name)}
+        x = code
+        for i, t in enumerate(scheduler.timesteps):
+            output = self.pipe.unet(scheduler.scale_model_input(x, t), t).sample
+            x = on_step(i, t, scheduler.step(output, t, x, **extra).prev_sample)
+
+
+@contextmanager
+def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
+    """Run a pipeline with another scheduler, and give it its own back."""
+    own = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+@contextmanager
+def _whole_autoencoder(pipe: DiffusionPipeline):
+    """Its autoencoder, in float32 for the while if it overflows in float16, as its configuration says."""
+    vae = pipe.vae
+    raised = vae.dtype == torch.float16 and bool(vae.config.get("force_upcast"))
+    if raised:
+        vae.to(torch.float32)
+    try:
+        yield vae
+    finally:
+        if raised:
+            vae.to(torch.float16)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in lower case, cut at everything that is no letter or digit."""
+    return re.findall(r"[^\W_]+", text.lower())
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=6)  # who called `run`

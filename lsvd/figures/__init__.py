@@ -1,0 +1,1 @@
+"""Figures: they draw numbers that come in as arguments, and compute nothing."""

@@ -1,0 +1,1 @@
+"""Trajectories: drawn, taken up again, inverted, and kept on disk."""

@@ -1,0 +1,1 @@
+"""Intervals, distances of sets of pictures, and verdicts."""

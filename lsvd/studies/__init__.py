@@ -1,0 +1,1 @@
+"""The studies: what each notebook measures, judges and tabulates."""

@@ -1,0 +1,214 @@
+"""Edits in many ways, measured and kept with the project (lsvd.studies.stages asks for them).
+
+Each attribute is brought into pictures of one source prompt by Attribute Vector Integration at many settings, and by
+its controls: the target prompt from some timestep on (prompt switching), linear and spherical interpolation of the two
+codes, and an exchange of their leading triplets. A reader says of each picture whether the attribute is there, and how
+far everything else has moved. Settings are chosen on the seeds CHOOSING; what is reported is of the seeds REPORTED.
+
+What was measured lies in measurements/edits, named by a digest of weights, reader and settings. Each way is kept in
+build/cache as well: a stopped run goes on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lsvd.avi import placement
+from lsvd.avi.exact import AVIConfig
+from lsvd.backbones.models import Backbone
+from lsvd.checks import check_seeds
+from lsvd.paths import measurements
+from lsvd.sampling import trajectory
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import Trajectory, resume
+from lsvd.statistics.intervals import columns
+from lsvd.storage import results
+from lsvd.studies.rig import Rig
+from lsvd.studies.ways import LEARNED, SOURCE, Way, target_prompt
+from lsvd.testbed.effects import Effects, compare, tally
+from lsvd.testbed.reader import Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one way did to n pictures, each a tensor of shape (n,) or (n, d).
+
+    had, has: whether the attribute was read before and after, bool. before, after: the probability that the reader
+    gives it. side: the mean move of all other factors that can be seen, 0 to 1. distance: 1 - cosine of mini-clip's
+    vectors of the picture before and after. chroma: by how much the mean of (largest - smallest colour) grows.
+    features: of the reader, float16, for Frechet distances, if they were kept.
+    """
+
+    had: Tensor
+    has: Tensor
+    before: Tensor
+    after: Tensor
+    side: Tensor
+    distance: Tensor
+    chroma: Tensor
+    features: Tensor | None = None
+
+    @property
+    def effects(self) -> Effects:
+        """Success and side effects, with intervals."""
+        return tally(self.had, self.has, self.side)
+
+
+def target_walk(backbone: Backbone, source: Trajectory, target: str, way: Way) -> Trajectory:
+    """The trajectory that a way takes z from: with the target prompt from x_T on, or from the way's branch on.
+
+    A branch is drawn no further than z. Raises ValueError if z is off the schedule.
+    """
+    if way.branch == 1:
+        return trajectories(backbone, target, source.settings.seeds, steps=source.settings.steps)
+    t, until = source.nearest(way.branch), None
+    if not way.same_level:
+        place = max(_place(source, way), source.index(t) + 1)
+        until = source.timesteps[place].item()
+    return trajectory.branch(backbone, source, t, target, until=until)
+
+
+def _place(source: Trajectory, way: Way) -> int:
+    """The step whose code z is. Raises ValueError if it is off the schedule."""
+    t = source.nearest(way.tx)
+    place = source.index(t) - way.dtau  # larger t comes first
+    if not 0 <= place < len(source.timesteps):
+        raise ValueError(f"dtau = {way.dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
+    return place
+
+
+def pair(backbone: Backbone, source: Trajectory, target: Trajectory, way: Way) -> tuple[Tensor, Tensor]:
+    """The codes x and z that a way takes from the two trajectories, (n, C, H, W) each.
+
+    Raises ValueError if z is off the schedule, and as lsvd.avi.placement.renoise.
+    """
+    t, place = source.nearest(way.tx), _place(source, way)
+    z = target.codes[place]
+    if way.same_level:
+        z = placement.renoise(backbone.scheduler, z, target.final, target.timesteps[place].item(), t)
+    return source.at(t), z
+
+
+def edited(
+    backbone: Backbone, source: Trajectory, target: Trajectory, way: Way, change: Tensor | None = None
+) -> Tensor:
+    """The final codes of the source's pictures, edited: shape (n, C, H, W).
+
+    target: the trajectory that z is taken from, with the target prompts. change: (C, H, W), what `transfer` adds to x
+    (see `learned`). Raises ValueError as `pair`, lsvd.avi.exact.solve and lsvd.sampling.trajectory.resume.
+    """
+    if way.method == "target prompt":
+        return target.final
+    t = source.nearest(way.tx)
+    if way.method == "prompt switching":
+        return resume(backbone, source, t, prompts=target.settings.prompts).final
+    code = way.code(*pair(backbone, source, target, way)) if change is None else source.at(t) + change
+    return resume(backbone, source, t, code).final
+
+
+def learned(rig: Rig, source: str, target: str, way: Way) -> Tensor:
+    """The mean change of the code that a way makes of the seeds LEARNED, (C, H, W), as lsvd.avi.attribute has it.
+
+    source, target: prompts.
+    """
+    backbone = rig.backbone
+    x_walk = trajectories(backbone, source, check_seeds(LEARNED))
+    x, z = pair(backbone, x_walk, target_walk(backbone, x_walk, target, way), way)
+    return (way.code(x, z) - x).mean(0)
+
+
+def measure(
+    rig: Rig,
+    wanted: Mapping[str, str],
+    ways: Sequence[Way],
+    seeds: Sequence[int],
+    *,
+    source: str = SOURCE,
+    features: bool = True,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> dict[Way, Found]:
+    """What each way does to the pictures of the source prompt, with the attribute `wanted`; read if measured before.
+
+    features: whether the reader's are kept, which are most of what there is to keep.
+    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, and KeyError for a
+    factor or level that the scene does not have.
+    """
+    seeds, ways = check_seeds(seeds), list(ways)
+    if len(set(map(repr, ways))) < len(ways) or not ways:
+        raise ValueError("no way is given, or one is given twice: give each once")
+    about = {**rig.identity, "source": source, "wanted": dict(wanted), "seeds": list(seeds)}
+    made_by = {**about, "ways": [asdict(way) for way in ways], **({} if features else {"features": False})}
+    tensors = results.remember(
+        rig.backbone.name,
+        made_by,
+        lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
+        folder=folder or measurements("edits"),
+    )
+    return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
+
+
+def _measure(
+    rig: Rig,
+    wanted: Mapping[str, str],
+    ways: Sequence[Way],
+    seeds: Sequence[int],
+    source: str,
+    about: Mapping[str, Any],
+    features: bool,
+    progress: bool,
+) -> results.Tensors:
+    """The fields of Found of all ways, stacked; each way is kept in build/cache on the way."""
+    backbone, prompt = rig.backbone, target_prompt(wanted)
+    x_walk = trajectories(backbone, source, seeds)
+    before = backbone.decode(x_walk.final)
+    reading, parts = rig.judge.read(before), []
+    for way in tqdm(ways, desc=prompt, disable=not progress, leave=False):
+
+        def one(way: Way = way) -> results.Tensors:
+            z_walk = target_walk(backbone, x_walk, prompt, way)
+            change = learned(rig, source, prompt, way) if way.method == "transfer" else None
+            after = backbone.decode(edited(backbone, x_walk, z_walk, way, change))
+            return _compare(rig, before, reading, after, wanted)
+
+        parts.append(results.remember(f"{backbone.name}-edits", {**about, "way": asdict(way)}, one))
+    kept = [name for name in parts[0] if features or name != "features"]
+    return {name: torch.stack([part[name] for part in parts]) for name in kept}
+
+
+def _compare(rig: Rig, before: Tensor, reading: Reading, after: Tensor, wanted: Mapping[str, str]) -> results.Tensors:
+    """The fields of Found, of pictures before and after and the reading of those before."""
+    scene, now = rig.judge.scene, rig.judge.read(after)
+    had, has, side = compare(reading, now, scene, wanted)
+    found = {"had": had, "has": has, "side": side}
+    for name, each in (("before", reading), ("after", now)):
+        chances = [each.probabilities[factor][:, scene.index(factor, level)] for factor, level in wanted.items()]
+        found[name] = torch.stack(chances).prod(0)
+    vectors = [rig.clip.pictures(pictures) for pictures in (before, after)]
+    found["distance"] = 1 - (vectors[0] * vectors[1]).sum(-1)
+    spans = [(p.amax(1) - p.amin(1)).mean((1, 2)) for p in (before, after)]
+    found["chroma"] = spans[1] - spans[0]
+    with torch.no_grad():
+        found["features"] = rig.judge.features(after).half()
+    return found
+
+
+def row(rig: Rig, attribute: str, way: Way, found: Found) -> dict[str, str]:
+    """A line of sweep.csv. Success is empty where all pictures had the attribute before."""
+    config = way.config or AVIConfig()
+    weights = asdict(config.lambdas).values()
+    told = way.method == "AVI"
+    line = {"attribute": attribute, "backbone": rig.backbone.name, "method": way.method, "tx": f"{way.tx:g}"}
+    line |= {"dtau": str(way.dtau), "same level": str(way.same_level), "branch": f"{way.branch:g}"}
+    line |= {"weight": f"{way.weight:g}", "k": str(config.k_z if told else way.k)}
+    line |= {"basis": config.basis if told else "", "rest": str(config.keep_rest) if told else ""}
+    line |= {"lambdas": " ".join(f"{weight:g}" for weight in weights) if told else ""}
+    line |= {"norm": config.norm if told else ""}
+    its = found.effects
+    line |= columns("success", its.success) | columns("side_effects", its.side)
+    return line | {"perceptual": f"{found.distance.double().mean():.4f}", "n": str(its.lacking)}

@@ -1,0 +1,168 @@
+"""Property 1, small neighbourhood: how near the subspaces of a trajectory's codes lie to each other, beside its nulls.
+
+The subspaces are spanned by the leading k singular vectors of each channel of x_t, left or right (Wang et al. 2025,
+arXiv 2502.02225, Figure 5). Distances are fractions of the largest possible geodesic distance, means over channels, and
+on the CPU. Chance alone, other pictures at the same timestep, and noise added to a picture are what they are to be held
+against: a deterministic sampler carries one noise through all timesteps, and that alone could keep subspaces together.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lsvd.backbones.models import Backbone
+from lsvd.decomposition import geodesic
+from lsvd.decomposition.svd import ChannelSVD, svd
+from lsvd.sampling.trajectory import Trajectory
+from lsvd.statistics.intervals import Interval, mean
+
+Side = Literal["left", "right"]
+FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
+
+
+def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
+    """The leading k singular vectors of each channel, shape (..., C, n, k), for codes of shape (..., C, H, W).
+
+    codes: or their decomposition, for several k. n is H on the left, W on the right. Raises ValueError for k above the
+    rank, another side, or codes that are not finite.
+    """
+    if side not in ("left", "right"):
+        raise ValueError(f"there is no side {side!r}: choose left or right")
+    parts = (codes if isinstance(codes, ChannelSVD) else svd(codes)).truncate(k)
+    return parts.U if side == "left" else parts.Vh.mT
+
+
+def distances(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
+    """Distances of all pairs of timesteps, shape (n, n, B), for codes of shape (n, B, C, H, W), or their decomposition.
+
+    Raises as `bases`.
+    """
+    A = bases(codes, k, side)
+    return _fraction(geodesic.pairwise(A).mean(-1), A)
+
+
+def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
+    """Distance from each picture to the next one of the batch at the same timestep, shape (n, B), for (n, B, C, H, W).
+
+    Raises ValueError for a batch of one, and as `bases`.
+    """
+    if codes.shape[1] < 2:
+        raise ValueError("one picture has no other to be compared with: take two seeds or more")
+    A = bases(codes, k, side)
+    return _fraction(geodesic.distance(A, A.roll(-1, dims=1)).mean(-1), A)
+
+
+def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 500, seed: int = 0) -> Interval:
+    """Mean distance of independent, uniformly distributed subspaces, for channels of shape (H, W)."""
+    n = shape[0] if side == "left" else shape[1]
+    A, B = geodesic.random_subspaces((2, pairs), n, k, torch.Generator().manual_seed(seed))
+    return mean(_fraction(geodesic.distance(A, B), A))
+
+
+def _fraction(d: Tensor, A: Tensor) -> Tensor:
+    """Distances of bases, shape (..., n, k), by the largest there is; 0 where both are the whole space, k = n."""
+    (n, k), d = A.shape[-2:], d.cpu()
+    return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
+
+
+def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
+    """Final codes with noise added by the scheduler's forward process, in the shape of walk.codes, (n + 1, B, C, H, W).
+
+    fresh: another noise for each timestep and picture, instead of one for all timesteps, that which the walk started
+    from. other: the final code of the batch's next picture instead of its own. Its own picture with its own noise is a
+    blend of the walk's two ends, and the model made that end of that noise; with another picture, noise alone is what
+    the timesteps share.
+
+    Raises ValueError for a walk that was taken up on the way, and with `other` for a batch of one.
+    """
+    seeds, codes = walk.settings.seeds, []
+    if walk.timesteps[0] != backbone.schedule(walk.settings.steps)[0][0]:
+        raise ValueError("a trajectory taken up on the way does not hold its first noise: give the whole one")
+    if other and len(seeds) < 2:
+        raise ValueError("one picture has no other to put in its place: take two seeds or more")
+    final = walk.final.roll(-1, dims=0) if other else walk.final
+    own = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
+    scheduler = copy.deepcopy(backbone.scheduler)  # which moves its tensors to those it is given
+    for i, t in enumerate(walk.timesteps):
+        numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
+        noise = backbone.noise(numbers).to(final) if fresh else own
+        codes.append(scheduler.add_noise(final, noise, t.expand(len(seeds))))
+    return torch.stack([*codes, final])
+
+
+def over_pairs(D: Tensor) -> Tensor:
+    """Mean over all pairs of different timesteps, shape (B,), of distances of shape (n, n, B)."""
+    first, second = torch.triu_indices(len(D), len(D), 1)
+    return D[first, second].mean(0)
+
+
+def by_timestep(D: Tensor) -> Tensor:
+    """Mean distance from each timestep to all others, shape (n, B), of distances of shape (n, n, B)."""
+    return D.sum(1) / (len(D) - 1)
+
+
+def spread(D: Tensor) -> Tensor:
+    """Standard deviation over all pairs of different timesteps, shape (B,), of distances of shape (n, n, B)."""
+    first, second = torch.triu_indices(len(D), len(D), 1)
+    return D[first, second].std(0)
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B)."""
+
+    D: Tensor
+    stochastic: Tensor
+    fresh: Tensor
+    shared: Tensor
+    mixed: Tensor
+    others: Tensor
+    chance: Interval
+
+    def means(self) -> dict[str, Interval]:
+        """Mean distance under each condition, with its interval over pictures."""
+        return {
+            "model": mean(over_pairs(self.D)),
+            "model, eta = 1": mean(over_pairs(self.stochastic)),
+            "its noise added to x_0": mean(over_pairs(self.shared)),
+            "its noise, another's x_0": mean(over_pairs(self.mixed)),
+            "fresh noise added to x_0": mean(over_pairs(self.fresh)),
+            "other pictures": mean(self.others.mean(0)),
+            "chance": self.chance,
+        }
+
+    def excess(self) -> dict[str, Interval]:
+        """Model minus each null, paired by picture: negative where the model's subspaces lie nearer."""
+        own = over_pairs(self.D)
+        return {
+            "its noise added to x_0": mean(own - over_pairs(self.shared)),
+            "its noise, another's x_0": mean(own - over_pairs(self.mixed)),
+            "fresh noise added to x_0": mean(own - over_pairs(self.fresh)),
+            "other pictures": mean(own - self.others.mean(0)),
+            "chance": mean(own - self.chance.value),
+        }
+
+
+def against_nulls(
+    backbone: Backbone, walk: Trajectory, stochastic: Trajectory, k: int, side: Side = "left"
+) -> Neighbourhood:
+    """All of it for one backbone: a deterministic and a stochastic (eta = 1) trajectory of the same seeds.
+
+    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `noised`.
+    """
+    s, other = walk.settings, stochastic.settings
+    if s.seeds != other.seeds or s.prompts != other.prompts or (s.eta, other.eta) != (0, 1):
+        raise ValueError("the two trajectories are not of the same seeds and prompts, one at eta 0 and one at eta 1")
+    return Neighbourhood(
+        D=distances(walk.codes, k, side),
+        stochastic=distances(stochastic.codes, k, side),
+        fresh=distances(noised(backbone, walk, fresh=True), k, side),
+        shared=distances(noised(backbone, walk), k, side),
+        mixed=distances(noised(backbone, walk, other=True), k, side),
+        others=between_pictures(walk.codes, k, side),
+        chance=by_chance(walk.codes.shape[-2:], k, side),
+    )

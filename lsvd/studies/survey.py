@@ -1,0 +1,169 @@
+"""Responses of many pictures, kept with the project: python -m lsvd.studies.survey [NAME ...].
+
+At each of a few timesteps each band of singular values is scaled, the denoising is finished, and a reader says how far
+each factor has moved (lsvd.studies.encoding). With 64 seeds and four models that takes some 40 minutes on two cores. So
+what was measured lies in measurements/responses, named by a digest of weights, reader and plan: notebooks read it,
+measure a part of it again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from lsvd import backbones
+from lsvd.backbones.models import Backbone
+from lsvd.backbones.registry import EMBEDDED
+from lsvd.checks import check_seeds
+from lsvd.paths import measurements
+from lsvd.sampling import identity
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import Trajectory, config_text
+from lsvd.storage import results
+from lsvd.studies.encoding import Responses, responses
+from lsvd.testbed import reader as readers
+from lsvd.testbed.evaluate import GENERATORS
+from lsvd.testbed.reader import Reader
+
+SAMPLES = 64
+CHUNK = 16  # seeds in one file: a stopped run loses no more
+FORMAT = 1  # of what is measured; raise it when the code that measures changes
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is scaled, and when. times: fractions of T. bands: triplets scaled together, 0 the largest; factor: by how
+    much. steps: of the sampler; prompt: of text-to-image models."""
+
+    steps: int = 10
+    times: tuple[float, ...] = (0.8, 0.6, 0.4, 0.2, 0.0)
+    bands: tuple[tuple[int, ...], ...] = (*((i,) for i in range(8)), tuple(range(8, 16)), tuple(range(16, 32)))
+    factor: float = 1.5
+    prompt: str = "a person"
+
+    @property
+    def names(self) -> list[str]:
+        """The bands as labels, counted from 1 as the paper counts singular values."""
+        return [f"{b[0] + 1}" if len(b) == 1 else f"{b[0] + 1}-{b[-1] + 1}" for b in self.bands]
+
+
+def subjects(name: str = "all", scene: str = "", device="cpu") -> tuple[dict[str, Backbone], dict[str, Reader]]:
+    """The models to look at, and the readers of those whose scene is known, both by the model's name.
+
+    name: of one embedded model, a folder, or all embedded models. scene: which one a model of your own draws; without,
+    nobody reads its pictures. Raises ValueError for an unknown name or scene, and as lsvd.backbones.loading.load.
+    """
+    models = [backbones.load(each, device) for each in (EMBEDDED if name == "all" else [name])]
+    scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
+    judges = {each: readers.load(own, device) for each, own in scenes.items() if own}
+    return {model.name: model for model in models}, judges
+
+
+def walk(backbone: Backbone, plan: Plan, seeds: Sequence[int]) -> Trajectory:
+    """The trajectories whose singular values are scaled, from the cache if they are there."""
+    prompt = plan.prompt if backbone.kind == "text-to-image" else None
+    return trajectories(backbone, prompt, seeds, steps=plan.steps, batch=CHUNK)
+
+
+def survey(
+    backbone: Backbone,
+    reader: Reader,
+    plan: Plan,
+    seeds: Sequence[int],
+    *,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> list[Responses]:
+    """Responses at each time of the plan, for all seeds together; those measured before are read.
+
+    folder: where they are kept, measurements("responses") if None; another, such as a temporary one, to measure again.
+    Raises ValueError as lsvd.studies.encoding.responses, and for two times that are the same timestep of the schedule.
+    """
+    seeds, parts = check_seeds(seeds), []
+    chunks = range(0, len(seeds), CHUNK)
+    for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
+        own = seeds[start : start + CHUNK]
+        # a chunk that is not full may be the beginning of one that was measured
+        full = (*own, *range(own[-1] + 1, own[-1] + 1 + CHUNK - len(own)))
+        if place(backbone, reader, plan, full, folder).exists():
+            own = full
+
+        def measure(own: Sequence[int] = own) -> results.Tensors:
+            return _measure(backbone, reader, plan, own, progress)
+
+        made_by = settings(backbone, reader, plan, own)
+        parts.append(results.remember(backbone.name, made_by, measure, folder=folder or measurements("responses")))
+    joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
+    return [
+        Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
+        for i, t in enumerate(parts[0]["timesteps"])
+    ]
+
+
+def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
+    """What determines a chunk of the survey; but for rounding, no matter on what machine."""
+    asked = asdict(plan)
+    if backbone.kind == "unconditional":
+        del asked["prompt"]
+    return {
+        "weights": identity.weights(backbone),
+        "scheduler": f"{type(backbone.scheduler).__name__} {config_text(backbone.scheduler.config)}",
+        "guidance": backbone.entry.guidance,
+        "dtype": str(backbone.dtype),
+        "reader": results.checksum(reader.state_dict()),
+        "plan": asked,
+        "format": FORMAT,
+        "seeds": list(seeds),
+    }
+
+
+def place(
+    backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int], folder: str | Path | None = None
+) -> Path:
+    """The file that holds a chunk of the survey, whether it is there or not."""
+    return results.place(backbone.name, settings(backbone, reader, plan, seeds), folder or measurements("responses"))
+
+
+def _measure(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int], progress: bool) -> results.Tensors:
+    """moved and null, (timesteps, bands, B, factors), and the timesteps."""
+    source = walk(backbone, plan, seeds)
+    times = [source.nearest(time) for time in plan.times]
+    if len(set(times)) < len(times):
+        raise ValueError(f"two of the times {plan.times} are the same of {plan.steps} steps: take more steps")
+    found = [responses(backbone, source, reader, t, plan.bands, plan.factor, progress=progress) for t in times]
+    stacked = {name: torch.stack([each.tensors[name] for each in found]) for name in ("moved", "null")}
+    return stacked | {"timesteps": torch.tensor(times, dtype=torch.float64)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m lsvd.studies.survey", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(GENERATORS)}; all if none is given")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"seeds, from 0 on ({SAMPLES})")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(arguments)
+    strange = [name for name in options.names if name not in GENERATORS]
+    if strange:
+        parser.error(f"cannot survey {', '.join(strange)}: choose from {', '.join(GENERATORS)}")
+    if options.samples < 2:
+        parser.error(f"{options.samples} seeds are too few to measure with: take two or more")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in options.names or GENERATORS:
+        try:
+            backbone = backbones.load(name, options.device)
+            reader = readers.load(GENERATORS[name][0], options.device)
+            survey(backbone, reader, Plan(), range(options.samples), progress=True)
+        except (ValueError, OSError) as error:
+            raise SystemExit(f"{name}: {error}") from error
+        log.info("%s: %d seeds", name, options.samples)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+"""Rendered pictures kept on disk: drawn once, in chunks that depend only on the scene, the seed and their number."""
+
+import ast
+import hashlib
+import inspect
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lsvd.checks import mix
+from lsvd.storage.files import write_bytes
+from lsvd.testbed.scenes import scene as scene_module
+from lsvd.testbed.scenes import sdf
+from lsvd.testbed.scenes.scene import Scene, Values
+
+CHUNK = 1024
+log = logging.getLogger(__name__)
+
+
+def generator(*keys: int) -> torch.Generator:
+    """A CPU generator seeded by several integers together, such as (seed, step)."""
+    return torch.Generator().manual_seed(mix(*keys))
+
+
+def fingerprint(scene: Scene) -> str:
+    """Eight hex digits of the code that draws the scene; comments, docstrings and layout do not count."""
+    drawing = inspect.getmodule(inspect.unwrap(scene.draw))
+    used = {getattr(v, "__module__", None) or getattr(v, "__name__", "") for v in vars(drawing).values()}
+    helpers = [sys.modules[name] for name in used if isinstance(name, str) and name.startswith(__package__ + ".")]
+    modules = {m.__name__: m for m in [sdf, scene_module, drawing, *helpers]}
+    trees = [_undocumented(ast.parse(inspect.getsource(modules[name]))) for name in sorted(modules)]
+    return hashlib.sha256("\n".join(map(ast.dump, trees)).encode()).hexdigest()[:8]
+
+
+def _undocumented(tree: ast.Module) -> ast.Module:
+    """The same code without its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return tree
+
+
+class Chunks:
+    """Rows kept in files 00000.npy, 00001.npy, ..., memory-mapped; index by a tensor of row numbers."""
+
+    def __init__(self, files: Iterable[Path], chunk: int, n: int):
+        self.parts = [np.load(file, mmap_mode="r") for file in files]
+        self.chunk, self.n = chunk, n
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Rows, shape (b, ...), for row numbers of shape (b,), in the type they are stored in."""
+        where = [divmod(i, self.chunk) for i in index.tolist()]
+        return torch.from_numpy(np.stack([self.parts[part][row] for part, row in where]))
+
+
+class Pictures(Chunks):
+    """Pictures on disk and their factors: `pictures[index]` gives (b, 3, size, size), float32 in [0, 1]."""
+
+    def __init__(self, files: Iterable[Path], chunk: int, n: int, values: Values, key: str):
+        super().__init__(files, chunk, n)
+        self.values, self.key = values, key
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return super().__getitem__(index).float().div_(255)
+
+    def values_at(self, index: Tensor) -> Values:
+        """The factors of the pictures of these numbers, each of shape (b,)."""
+        return {name: value[index] for name, value in self.values.items()}
+
+
+def pictures(
+    scene: Scene,
+    n: int,
+    size: int,
+    seed: int,
+    folder: str | Path,
+    fixed: Mapping[str, str | float] | None = None,
+    *,
+    chunk: int | None = None,
+    progress: bool = False,
+) -> Pictures:
+    """n pictures of a scene at `size` pixels a side, rendered into `folder` unless they are there already.
+
+    Held-out pictures are those of another seed. `fixed` pins factors, as in Scene.sample. Stopped half-way, it goes on
+    with the first chunk that is missing. progress: a bar over the chunks that are.
+    """
+    fixed, chunk = dict(fixed or {}), chunk or CHUNK
+    pins = "".join(f"-{name}-{value}" for name, value in sorted(fixed.items()))
+    key = f"{scene.name}-{size}-seed{seed}{pins}-{chunk}-{fingerprint(scene)}"
+    home = Path(folder) / key
+
+    def draw(number: int) -> np.ndarray:
+        values = scene.sample(chunk, generator(seed, number), **fixed)
+        drawn = (scene.render(values, size, batch=8) * 255).round().to(torch.uint8).numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, **{name: value.numpy() for name, value in values.items()})
+        write_bytes(home / f"{number:05d}.npz", buffer.getvalue())
+        return drawn
+
+    files = fill(home, -(-n // chunk), draw, f"drawing {key}", progress=progress)
+    loaded = [np.load(file.with_suffix(".npz")) for file in files]
+    values = {f.name: torch.from_numpy(np.concatenate([v[f.name] for v in loaded]))[:n] for f in scene.factors}
+    return Pictures(files, chunk, n, values, key)
+
+
+def fill(
+    home: Path, parts: int, make: Callable[[int], np.ndarray], title: str, *, progress: bool = False
+) -> list[Path]:
+    """Files home/00000.npy, ..., as many as `parts`, each made by make(number) unless it is there already.
+
+    progress: a bar, named by `title`, over those that are missing.
+    """
+    files = [home / f"{number:05d}.npy" for number in range(parts)]
+    missing = [number for number, file in enumerate(files) if not file.exists()]
+    for number in tqdm(missing, desc=title, unit="chunk", disable=not (progress and missing), leave=False):
+        buffer = io.BytesIO()
+        np.save(buffer, make(number))
+        write_bytes(files[number], buffer.getvalue())
+    return files

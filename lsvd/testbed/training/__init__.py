@@ -1,0 +1,1 @@
+"""Training of the embedded models from the renderer alone."""

@@ -1,0 +1,240 @@
+"""The command line: pictures and attributes as the library makes them, one sentence for what cannot be done."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import WORDS, text_to_image, unconditional
+
+from lsvd import avi, backbones
+from lsvd.__main__ import encoded, main
+from lsvd.avi import attribute
+
+ROOT = Path(__file__).resolve().parents[2]
+FEW = ["--steps", "4", "--guidance", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    text_to_image().pipe.save_pretrained(folder)
+    (folder / "vocabulary.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, monkeypatch):
+    """The command `edit` on the tiny backbone, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, few=FEW):
+        return main(["edit", "a person", "--backbone", str(folder), *few, *arguments])
+
+    return run
+
+
+def pixels(name):
+    """A written picture as an array of shape (height, width, 3)."""
+    return np.asarray(Image.open(name))
+
+
+def made(folder, *, seeds=0, **settings):
+    return avi.edit_prompt(
+        backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, whole=True, **settings
+    )
+
+
+def drawn(folder, *walks):
+    """What is to be seen of trajectories: a column for each, a row for each seed."""
+    backbone = backbones.load(folder)
+    whole = torch.cat([torch.cat(list(backbone.decode(walk.final)), dim=-2) for walk in walks], dim=-1)
+    return whole.mul(255).round().byte().permute(1, 2, 0).numpy()
+
+
+def near(a, b):
+    """Whether two pictures agree to rounding: weights read twice lie elsewhere, which convolutions may notice."""
+    return a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).max() <= 1
+
+
+def test_the_whole_way(tmp_path):
+    """As from a shell, with the model that comes along."""
+    command = [sys.executable, "-m", "lsvd", "edit", "a person", "--to", "an old person", "--seed", "7", "--steps", "4"]
+    done = subprocess.run(
+        [*command, "--compare", "--out", str(tmp_path / "x.png")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "" and "%|" not in done.stderr  # no bar: stderr is no terminal
+    picture = pixels(tmp_path / "x.png")
+    assert picture.shape == (128, 3 * 128, 3) and picture.std() > 1
+    source, _, edited = np.split(picture, 3, axis=1)
+    assert not near(source, edited)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, lsvd.__main__ as m; m._parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_it_draws_the_edit(run, folder):
+    assert run("--to", "an old person", "--seed", "3", "--seed", "5", "--tx", "0.5", "--dtau", "-1") == 0
+    expected = drawn(folder, made(folder, seeds=(3, 5), tx=0.5, dtau=-1).edited)
+    assert expected.shape == (32, 16, 3) and near(pixels("edit.png"), expected)
+
+
+def test_compare_shows_source_target_and_edit(run, folder):
+    assert run("--to", "an old person", "--compare", "--out", "new/x.PNG") == 0
+    edit = made(folder)
+    assert near(pixels("new/x.PNG"), drawn(folder, edit.source, edit.target, edit.edited))
+
+
+def test_compare_shows_the_target_prompt_even_if_z_is_branched(run, folder):
+    place = ["--tx", "0", "--branch", "0.5"]
+    assert run("--to", "an old person", *place, "--compare") == 0
+    edit, whole = made(folder, tx=0, branch=0.5), made(folder, tx=0)
+    assert near(pixels("edit.png"), drawn(folder, edit.source, whole.target, edit.edited))
+    assert edit.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
+
+
+@pytest.mark.parametrize("strength", [-0.5, 0.0, 2.0])
+def test_strength(run, folder, strength):
+    assert run("--to", "an old person", "--strength", str(strength)) == 0
+    edit, model = made(folder), backbones.load(folder)
+    expected = attribute.apply_to(model, edit.source, attribute.Attribute.of(edit), strength)
+    assert near(pixels("edit.png"), drawn(folder, expected))
+    assert not strength or not torch.equal(expected.final, edit.source.final)
+
+
+def test_an_attribute_is_kept_and_applied(run, folder):
+    assert run("--to", "an old person", "--save", "old.safetensors", "--strength", "0.3") == 0
+    learned = attribute.load("old.safetensors")
+    assert learned.settings.seeds == (0,) and learned.target == ("an old person",)
+    assert run("--to", "a person with red hair", "--tx", "0.3", "--save", "red.safetensors") == 0
+    both = ["--attribute", "old.safetensors", "--attribute", "red.safetensors"]
+    # steps and guidance are the attributes' own
+    assert run(*both, "--seed", "9", "--strength", "1.5", "--strength", "-1", "--compare", few=[]) == 0
+    model, pair = backbones.load(folder), [learned, attribute.load("red.safetensors")]
+    source, edited = attribute.apply(model, pair, "a person", 9, [1.5, -1.0])
+    assert source.settings.steps == 4 and pair[0].t > pair[1].t
+    assert near(pixels("edit.png"), drawn(folder, source, edited))
+
+
+def test_the_learned_attribute_on_its_own_seed_is_the_edit(run):
+    assert run("--to", "an old person", "--save", "old.safetensors", "--out", "a.png") == 0
+    assert run("--attribute", "old.safetensors", "--out", "b.png") == 0
+    assert near(pixels("a.png"), pixels("b.png"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.png", "PNG"), ("x.jpg", "JPEG"), ("x.JPEG", "JPEG")])
+def test_formats(run, name, kind):
+    assert run("--to", "an old person", "--out", name) == 0
+    with Image.open(name) as picture:
+        assert picture.format == kind and picture.size == (16, 16)
+
+
+def test_a_png_holds_the_picture_exactly():
+    values = torch.randint(256, (3, 5, 7), generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(pixels(io.BytesIO(encoded(values / 255, "PNG"))), values.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--to", "a person"], "nothing to edit"),
+        (["--to", "old", "--seed", "-1"], "is no seed"),
+        (["--to", "old", "--seed", "1", "--seed", "1"], "named twice"),
+        (["--to", "old", "--steps", "0"], "cannot take 0 steps"),
+        (["--to", "old", "--guidance", "nan"], "guidance nan makes no sense"),
+        (["--to", "old", "--tx", "601"], "fraction from 0 to 1"),
+        (["--to", "old", "--tx", "nan"], "fraction from 0 to 1"),
+        (["--to", "old", "--dtau", "99"], "leaves the schedule"),
+        (["--to", "old", "--strength", "inf"], "not finite"),
+        (["--to", "old", "--strength", "1", "--strength", "2"], "2 strengths for 1 attributes"),
+        (["--to", "old", "--strength", "1e300"], "not finite: choose some nearer to 0"),
+        (["--to", "old", "--backbone", "sd22"], "choose from mini-sd"),
+        (["--to", "old", "--device", "abacus"], "there is no device 'abacus'"),
+        (["--to", "old", "--device", "meta"], "there is no device 'meta'"),
+        (["--to", "old", "--out", "x.bmp"], "end its name in .png"),
+        (["--to", "old", "--out", "folder.png"], "is a folder"),
+        (["--to", "old", "--out", "file/x.png"], "a file stands where a folder is needed"),
+        (["--to", "old", "--save", "file/x.safetensors"], "a file stands where a folder is needed"),
+        (["--to", "old", "--save", "./x.png", "--out", "x.png"], "choose another file"),
+        (["--attribute", "none.safetensors"], "there is no file none.safetensors"),
+        (["--attribute", "file"], "no safetensors file"),
+        (["--attribute", "file", "--tx", "0.5"], "--tx is for learning"),
+        (["--attribute", "file", "--branch", "0.5"], "--branch is for learning"),
+        (["--attribute", "file", "--save", "y"], "--save is for learning"),
+    ],
+)
+def test_bad_input_is_one_sentence(run, tmp_path, capsys, arguments, problem):
+    (tmp_path / "file").write_text("not a folder, nor an attribute")
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert run(*arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and problem in said.err
+    assert said.err.startswith("lsvd: ") and said.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_bad_attributes_are_one_sentence(run, folder, capsys):
+    assert run("--to", "an old person", "--save", "old.safetensors") == 0
+    other = ["edit", "a person", "--attribute", "old.safetensors", "--backbone"]
+    assert main([*other, str(folder / ".." / "tiny"), "--steps", "7"]) == 1
+    assert "7 steps does not stop at" in capsys.readouterr().err
+    unconditional().pipe.save_pretrained("tiny-ddpm")
+    assert main([*other, "tiny-ddpm"]) == 1
+    assert "learned with tiny, not tiny-ddpm" in capsys.readouterr().err
+    whole = Path("old.safetensors").read_bytes()
+    Path("old.safetensors").write_bytes(whole[:-5])
+    assert run("--attribute", "old.safetensors") == 1
+    assert "truncated or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["paint"], ["edit"], ["edit", "a"], ["edit", "a", "--to", "b", "--attribute", "c"], ["edit", "--to", "b"]],
+)
+def test_bad_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and "usage: python -m lsvd" in capsys.readouterr().err
+
+
+def test_a_word_the_model_never_saw_is_remarked_on(run, capsys):
+    assert run("--to", "a wizard") == 0
+    assert capsys.readouterr().err.startswith("lsvd: tiny was never shown the words wizard of 'a wizard'")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (MemoryError(), 1, "not enough memory: take fewer seeds"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "not enough memory: take fewer seeds"),
+    ],
+)
+def test_stopped_or_out_of_memory(run, monkeypatch, capsys, error, status, said):
+    def fail(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(avi, "edit_prompt", fail)
+    assert run("--to", "an old person") == status
+    assert said in capsys.readouterr().err and not Path("edit.png").exists()
+
+
+@pytest.mark.parametrize(("terminal", "variable", "shown"), [(True, "", True), (True, "1", False), (False, "", False)])
+def test_progress_bar(run, monkeypatch, terminal, variable, shown):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    monkeypatch.setattr(sys, "stderr", Screen())
+    monkeypatch.setenv("TQDM_DISABLE", variable)
+    assert run("--to", "an old person") == 0
+    assert ("0/1" in sys.stderr.getvalue()) == shown

@@ -1,4 +1,4 @@
-"""Data flows one way: the core never imports the testbed, the testbed never imports studies, and no import is circular."""
+"""Data flows one way: core, testbed, studies; nothing reaches back, and no import is circular."""
 
 import ast
 from pathlib import Path

@@ -40,6 +40,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lsvd import avi, backbones
+from lsvd.avi.edit import draw_pair, edit_between
+from lsvd.avi.placement import Placement
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import REGISTRY, Entry
 from lsvd.paths import outputs
@@ -224,18 +226,21 @@ def _plain(folder: Path) -> DiffusionPipeline:
 def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Tensor:
     """The codes of an edited picture, shape (1, C, H, W): by another prompt, or without prompts by another seed."""
     if backbone.kind == "text-to-image":
-        settings = {"steps": steps, "guidance": entry.guidance, "tx": entry.tx, "dtau": entry.dtau}
-        return avi.edit_prompt(backbone, *PROMPTS, 0, **settings, together=together).edited.final
-    timesteps, _ = backbone.schedule(steps)
-    place = trajectory.step_of(timesteps, trajectory.nearest(timesteps, backbone.T, entry.tx))
-    t, t_target = timesteps[place], timesteps[place - entry.dtau]
+        request = {"steps": steps, "guidance": entry.guidance}
+        if not together:
+            return avi.edit_prompt(backbone, *PROMPTS, 0, **request).edited.final
+        places = Placement().filled(entry).on(backbone.schedule(steps))
+        settings = trajectory.Settings.of(backbone, PROMPTS[0], 0, **request)
+        pair = draw_pair(backbone, settings, PROMPTS[1], places, (places.t, places.t_target), together=True)
+        return edit_between(backbone, *pair, places).edited.final
+    places = Placement(branch=1).filled(entry).on(backbone.schedule(steps))
     if together:
-        both = trajectory.run(backbone, None, (0, 1), steps, until=t)
-        source, z = both.rows(slice(1)), both.rows(slice(1, 2)).at(t_target)
+        both = trajectory.run(backbone, None, (0, 1), steps, until=min(places.t, places.t_target))
+        source, target = both.rows(slice(1)), both.rows(slice(1, 2))
     else:
-        source = trajectory.run(backbone, None, 0, steps, until=t)
-        z = trajectory.run(backbone, None, 1, steps, until=t_target).at(t_target)
-    return trajectory.resume(backbone, source, t, avi.solve(source.at(t), z).y).final
+        source = trajectory.run(backbone, None, 0, steps, until=places.t)
+        target = trajectory.run(backbone, None, 1, steps, until=places.t_target)
+    return edit_between(backbone, source, target, places, avi.AVIConfig()).edited.final
 
 
 def _forget_peak() -> None:

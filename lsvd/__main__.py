@@ -25,6 +25,7 @@ def edit(options: argparse.Namespace) -> None:
 
     from lsvd import avi, backbones
     from lsvd.avi import attribute
+    from lsvd.avi.placement import Placement
     from lsvd.sampling import trajectory
     from lsvd.storage import files
 
@@ -41,9 +42,9 @@ def edit(options: argparse.Namespace) -> None:
     if saved:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
     else:
-        places = {"tx": options.tx, "dtau": options.dtau, "branch": options.branch}
+        placement = Placement(options.tx, options.dtau, options.branch)
         whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
-        made = avi.edit_prompt(backbone, options.source, options.to, seeds, **places, **drawing, whole=whole)
+        made = avi.edit_prompt(backbone, options.source, options.to, seeds, placement=placement, whole=whole, **drawing)
         learned = attribute.Attribute.of(made)
         if options.save:
             learned.save(options.save)
@@ -51,7 +52,7 @@ def edit(options: argparse.Namespace) -> None:
         if strengths != 1:
             edited = attribute.apply_to(backbone, made.source, learned, strengths, progress=progress)
         target = made.target
-        if options.compare and made.t_branch is not None:
+        if options.compare and made.places.t_branch is not None:
             target = trajectory.run(backbone, options.to, seeds, **drawing)
         walks = (made.source, target, edited)
     columns = [backbone.decode(walk.final) for walk in (walks if options.compare else walks[-1:])]

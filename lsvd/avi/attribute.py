@@ -25,7 +25,7 @@ from lsvd.avi.losses import Lambdas
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_code, check_seeds
 from lsvd.decomposition.svd import svd
-from lsvd.sampling.trajectory import Settings, Trajectory, config_text, joined, resume, run
+from lsvd.sampling.trajectory import Settings, Trajectory, differs, joined, resume, run
 from lsvd.storage.files import write_bytes
 from lsvd.storage.results import checksum
 
@@ -72,12 +72,15 @@ class Attribute:
     @classmethod
     def of(cls, edit: Edit) -> "Attribute":
         """The attribute that an edit has learned; see `learn`."""
-        s = edit.solution
+        s, places = edit.solution, edit.places
+        if s is None or edit.config is None:
+            raise ValueError("an attribute is learned by AVI: edit with an AVIConfig as the method")
         # y itself is rounded to the backbone's dtype, and the difference would be of full rank
         y = integrate(s.a, s.b, s.x, s.z, s.rest).to("cpu")
-        left, right = factor(y - edit.source.at(edit.t).cpu().double())
-        prompts, made = edit.target.settings.prompts, (edit.t, edit.t_target, edit.config)
-        return cls(left, right, edit.source.settings, prompts, *made, edit.same_level, edit.t_branch)
+        left, right = factor(y - edit.source.at(places.t).cpu().double())
+        where = {"t": places.t, "t_target": places.t_target}
+        where |= {"same_level": places.same_level, "t_branch": places.t_branch}
+        return cls(left, right, edit.source.settings, edit.target.settings.prompts, config=edit.config, **where)
 
     @property
     def name(self) -> str:
@@ -150,7 +153,7 @@ def learn(
 ) -> Attribute:
     """Learn what leads from the source prompt to the target prompt, on one or several seeds.
 
-    settings: tx, dtau, branch, config, steps and all others of `lsvd.avi.edit.edit_prompt`. To have the edit's pictures
+    settings: placement, method, steps and all others of `lsvd.avi.edit.edit_prompt`. To have the edit's pictures
     too, call that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named
     twice.
     """
@@ -170,11 +173,13 @@ def apply(
     guidance: float | None = None,
     eta: float | None = None,
     progress: bool = False,
+    **request: Any,
 ) -> tuple[Trajectory, Trajectory]:
     """Draw pictures of a prompt without and with attributes: the source trajectory, and the edited one.
 
     strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
-    None. Otherwise as `apply_to`. Raises ValueError for bad arguments, and if None has no one answer.
+    None. request: all else that `Settings.of` takes. Otherwise as `apply_to`. Raises ValueError for bad
+    arguments, and if None has no one answer.
     """
     attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)
@@ -185,7 +190,7 @@ def apply(
             values = " and ".join(f"{value:g}" for value in sorted(learned))
             raise ValueError(f"the attributes were learned with {name} of {values}: say which to draw with")
         shared[name] = learned.pop() if given is None else given
-    source = run(backbone, prompt, seeds, **shared, progress=progress)
+    source = run(backbone, prompt, seeds, **shared, progress=progress, **request)
     return source, apply_to(backbone, source, attributes, strengths, progress=progress)
 
 
@@ -250,6 +255,8 @@ def load(path: str | Path) -> Attribute:
     try:
         noted = json.loads(text)
         settings = noted["settings"] | {name: tuple(noted["settings"][name]) for name in ("prompts", "seeds")}
+        calls = noted["settings"].get("call_kwargs", ())  # files of earlier versions have none
+        settings["call_kwargs"] = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in calls)
         config = AVIConfig(**noted["config"] | {"lambdas": Lambdas(**noted["config"]["lambdas"])})
         target, made = tuple(noted["target"]), {name: noted[name] for name in NOTED}
         return Attribute(tensors["left"], tensors["right"], Settings(**settings), target, config=config, **made)
@@ -312,25 +319,15 @@ def _check_distinct(seeds: Sequence[int]) -> None:
 
 
 def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:
-    """Raise ValueError, naming what differs, unless the attributes were learned with this backbone and scheduler.
-
-    Only settings that both know are compared: another version of diffusers may list more of them.
-    """
-    scheduler, now = type(backbone.scheduler).__name__, json.loads(config_text(backbone.scheduler.config))
+    """Raise ValueError, naming what differs, unless the attributes were learned with this model and scheduler."""
     for attribute in attributes:
-        made, then = attribute.settings, json.loads(attribute.settings.config)
-        differing = sorted(key for key in then.keys() & now.keys() if then[key] != now[key])
-        if made.backbone != backbone.name:
-            problem = f"{made.backbone}, not {backbone.name}"
-        elif made.scheduler != scheduler:
-            problem = f"{made.scheduler}, not {scheduler}"
-        elif differing:
-            problem = f"{scheduler} of another {', '.join(differing)}"
-        elif attribute.latent_shape != backbone.latent_shape:
+        problem = differs(backbone, attribute.settings, shared=True)
+        if not problem and attribute.latent_shape != backbone.latent_shape:
             problem = f"codes of shape {attribute.latent_shape}, not {backbone.latent_shape}"
-        else:
-            continue
-        raise ValueError(f"the attribute {attribute.name} was learned with {problem}: use the same, or learn anew")
+        if problem:
+            raise ValueError(
+                f"the attribute {attribute.name} was learned with {problem}: use the same, or learn it again"
+            )
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -7,14 +7,15 @@ lsvd.backbones.families, and goes together with other callbacks in a `diffusers.
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, LMSDiscreteScheduler, PNDMScheduler
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
 from lsvd.avi.attribute import Attribute, add, paired
 from lsvd.backbones.families import FAMILIES, Family, pack, unpack
+from lsvd.backbones.schedulers import Schedule, forget
 from lsvd.checks import check_seeds
-from lsvd.sampling.trajectory import step_of
+from lsvd.sampling.trajectory import scheduler_differs
 
 
 class AddAttributes(PipelineCallback):
@@ -22,11 +23,13 @@ class AddAttributes(PipelineCallback):
 
     attributes: one or several. strengths: 0 for none of it, 1 as learned, beyond for more, one for all or one each.
     seeds: of the pictures of the call, which take what was learned on their seed; None for the mean of all that were
-    learned on. The pipeline is to have the scheduler and the number of steps that the attributes were learned with.
+    learned on. The pipeline is to have the scheduler and the number of steps that the attributes were learned with. It
+    may leave out the first steps, as image-to-image does: places go by timesteps, not by the numbers of steps.
 
-    In the call of the pipeline, ValueError is raised for a scheduler of another class, latents of another shape, a
-    number of pictures that is not that of the seeds, or an attribute of a timestep that is not on the schedule, or the
-    first there, at whose start no callback is called.
+    In the call of the pipeline, ValueError is raised for another scheduler, one that cannot begin again without a
+    memory of earlier steps (PNDM, LMS), latents of another shape, a number of pictures that is not that of the seeds,
+    or an attribute of a timestep that is not on the schedule, is left out, or is the first there, at whose start no
+    callback is called.
     """
 
     tensor_inputs = ["latents"]
@@ -45,32 +48,37 @@ class AddAttributes(PipelineCallback):
         self, pipeline: DiffusionPipeline, step_index: int, timesteps: Any, callback_kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """Called by the pipeline at the end of each step; puts in the latents that the next one starts from."""
-        schedule = pipeline.scheduler.timesteps.cpu()
-        places = [self._place(pipeline, attribute, schedule) for attribute in self.attributes]
-        here = [
-            (attribute, strength)
-            for attribute, strength, place in zip(self.attributes, self.strengths, places, strict=True)
-            if strength and place == step_index + 1
-        ]
+        schedule = Schedule.of(pipeline.scheduler)
+        done = _place(schedule, timesteps, step_index)
+        pairs = [(a, s) for a, s in zip(self.attributes, self.strengths, strict=True) if s]
+        places = [self._check(pipeline, attribute, schedule) for attribute, _ in pairs]
+        early = [attribute for (attribute, _), place in zip(pairs, places, strict=True) if place <= done]
+        if early and step_index == 0:
+            raise ValueError(
+                f"the attribute {early[0].name} is of timestep {early[0].t:g}, and this call starts there or later, "
+                "where no callback is called: start at a noisier timestep"
+            )
+        here = [pair for pair, place in zip(pairs, places, strict=True) if place == done + 1]
         if here:
             latents = callback_kwargs["latents"]
             layout = FAMILIES.get(type(pipeline).__name__, Family()).layout
             x = unpack(latents, layout, here[0][0].latent_shape)
             shift = sum(strength * self._delta(attribute, x) for attribute, strength in here)
             callback_kwargs["latents"] = pack(add(x, shift), layout).to(latents.dtype)
+            forget(pipeline.scheduler)
         return callback_kwargs
 
-    def _place(self, pipeline: DiffusionPipeline, attribute: Attribute, schedule: Tensor) -> int:
+    def _check(self, pipeline: DiffusionPipeline, attribute: Attribute, schedule: Schedule) -> int:
         """The step of the schedule that an attribute is added at the start of."""
-        made, here = attribute.settings.scheduler, type(pipeline.scheduler).__name__
-        if made != here:
+        problem = scheduler_differs(pipeline.scheduler, attribute.settings, shared=True)
+        if problem:
+            raise ValueError(f"the attribute {attribute.name} was learned with {problem}: give the pipeline the same")
+        if isinstance(pipeline.scheduler, PNDMScheduler | LMSDiscreteScheduler):
             raise ValueError(
-                f"the attribute {attribute.name} was learned with {made}: give the pipeline one, not {here}"
+                f"{schedule.name} cannot begin again in the middle of a pipeline's call: learn with DDIMScheduler and "
+                "give the pipeline that, or draw with lsvd.avi.attribute.apply"
             )
-        place = step_of(schedule, attribute.t)
-        if not place:
-            raise ValueError(f"the attribute {attribute.name} is of the first timestep, where no callback is called")
-        return place
+        return schedule.step_of(attribute.t)
 
     def _delta(self, attribute: Attribute, x: Tensor) -> Tensor:
         attribute.check_shape(x)
@@ -79,3 +87,16 @@ class AddAttributes(PipelineCallback):
         if len(self.seeds) != len(x):
             raise ValueError(f"{len(self.seeds)} seeds for {len(x)} pictures: give one each")
         return attribute.delta(self.seeds)
+
+
+def _place(schedule: Schedule, t: Any, step_index: int) -> int:
+    """The step of the schedule that a pipeline has just done, which it says began at timestep t.
+
+    A second-order solver lists a timestep twice. Whatever steps the pipeline left out, it takes the rest in order.
+    """
+    hits = (schedule.timesteps == float(t)).nonzero().flatten().tolist()
+    if not hits:
+        raise ValueError(
+            f"timestep {float(t):g} is not on the schedule {schedule}: give the pipeline its own scheduler"
+        )
+    return next((i for i in hits if (i - step_index) % 2 == 0), hits[0]) if len(hits) > 1 else hits[0]

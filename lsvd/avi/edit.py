@@ -3,146 +3,190 @@
 Wang et al. 2025 (arXiv 2502.02225, Figure 1).
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lsvd.avi.exact import AVIConfig, Solution, solve
-from lsvd.avi.placement import renoise
+from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_seeds, out_of_memory
-from lsvd.sampling import trajectory
-from lsvd.sampling.trajectory import Settings, Trajectory, draw, nearest, resume, step_of
+from lsvd.backbones.schedulers import remembers
+from lsvd.checks import out_of_memory
+from lsvd.sampling.trajectory import Settings, Trajectory, branch, draw, resume
+
+Method = AVIConfig | Callable[[Tensor, Tensor], Solution | Tensor]
+"""How x and z become the edited code y: by the optimum of a configuration, or by a function of the two codes.
+
+The function takes codes of shape (B, C, H, W) and returns a Solution, or y itself.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A prompt edit: the two trajectories it is made of, the codes integrated, and how the source went on.
 
-    x was taken from `source` at timestep `t`, z from `target` at timestep `t_target`, brought to x's noise level if
-    `same_level`; both trajectories end there, unless they were drawn whole. `edited` is the trajectory from t on, with
-    the source prompts. `target` has the target prompts from timestep `t_branch` on, and is the source before; None if
-    it has them throughout. Draw `backbone.decode(edit.edited.final)`.
+    x was taken from `source` at timestep places.t, z from `target` at places.t_target; both trajectories end there,
+    unless they were drawn whole. `edited` is the trajectory from places.t on, with the source prompts. Its first code
+    is y. solution: what y is made of; None if the method made y alone. config: of the method, if it has one. Draw
+    `backbone.decode(edit.edited.final)`.
     """
 
     source: Trajectory
     target: Trajectory
     edited: Trajectory
-    t: int | float
-    t_target: int | float
-    solution: Solution
-    config: AVIConfig
-    same_level: bool = False
-    t_branch: int | float | None = None
+    places: Places
+    solution: Solution | None = None
+    config: AVIConfig | None = None
+
+    @property
+    def t(self) -> int | float:
+        """The timestep of x and y."""
+        return self.places.t
+
+    @property
+    def t_target(self) -> int | float:
+        """The timestep of z."""
+        return self.places.t_target
 
 
 def edit_prompt(
     backbone: Backbone,
-    source: str | Sequence[str] | Trajectory,
+    source: str | Sequence[str] | Settings | Trajectory,
     target: str | Sequence[str],
     seeds: int | Sequence[int] = 0,
     *,
-    tx: float | None = None,
-    dtau: int | None = None,
-    branch: float | None = None,
-    config: AVIConfig | None = None,
-    same_level: bool = False,
-    solver: Callable[[Tensor, Tensor, AVIConfig], Solution] = solve,
-    steps: int | None = None,
-    guidance: float | None = None,
-    eta: float = 0.0,
+    placement: Placement | None = None,
+    method: Method | None = None,
     whole: bool = False,
-    together: bool | None = None,
     progress: bool = False,
+    **request: Any,
 ) -> Edit:
     """Edit the pictures of the source prompt towards the target prompt, from the same noise (the paper's Figure 1).
 
-    Drawn is what the edit takes: the source down to x, the target down to z, and the source's rest from y on.
+    Only what the edit needs is drawn: the source to x, the target to z, then the source from y on.
 
-    source: prompts, to be drawn with `seeds`, `steps`, `guidance` and `eta`; or a whole trajectory, drawn before or
-    found by lsvd.sampling.inversion.invert, whose own settings hold then, for the target as well.
-    tx: where x is taken, as a fraction of T (rounded to the schedule). dtau: where z is taken, in steps from there;
-    positive is noisier (larger t), negative cleaner. branch: the fraction of T from which on z's trajectory has the
-    target prompt; before, it has the source's, so that both pictures share what is settled by then, such as pose and
-    layout. This is ours: in the paper z has the target prompt from the noise on, which is branch = 1. The paper's
-    summary leaves tx and dtau open; None takes the backbone's entry, for branch and config as well.
-    same_level: bring z to x's noise level first (see `renoise`). solver: makes the solution of x, z and the config,
-    such as `lambda x, z, config: lsvd.avi.network.fit(x, z, config).solution`. steps, guidance, eta: as for
-    `lsvd.sampling.trajectory.run`. whole: draw source and target to their ends as well, to see their pictures.
-    together: source and target as one batch, which takes more memory and rounds otherwise; None for one
-    batch wherever memory allows it but on the CPU, which is no faster for it.
+    source: prompts, to be drawn with `seeds` and `request` (steps, guidance, negative_prompt and all else that
+    `Settings.of` takes); or a request made before; or a whole trajectory, drawn before or found by
+    lsvd.sampling.inversion.invert, whose own request holds then, for the target as well. placement: where x and z are
+    taken. method: how they are integrated. None takes the backbone's entry for either. whole: draw source and target to
+    their ends as well, to see their pictures.
 
     Raises ValueError for bad arguments, a z off the schedule or from before the branch, or prompts that are all the
-    same.
+    same. Warns of a trajectory that was made without guidance: the target prompt is hardly heard then.
     """
     if backbone.kind != "text-to-image":
         raise ValueError(f"{backbone.name} takes no prompts: edit with a text-to-image backbone")
-    entry = backbone.entry
-    k_x = entry.k if entry.basis == "both" else None
-    config = config or AVIConfig(k_x, entry.k, entry.keep_rest, basis=entry.basis)
-    walk = source if isinstance(source, Trajectory) else None
-    if walk is not None:
-        made = walk.settings
-        source, seeds, steps, guidance, eta = made.prompts, made.seeds, made.steps, made.guidance, made.eta
-    seeds = check_seeds(seeds)
-    if _lines(source, len(seeds)) == _lines(target, len(seeds)):
+    settings, walk = _request(backbone, source, seeds, request)
+    wanted = settings.with_prompts(backbone, target)
+    if settings.prompts == wanted.prompts:
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
-    settings = Settings.of(backbone, source, seeds, steps, guidance, eta)
-    timesteps, _ = backbone.schedule(settings.steps)
-    if walk is not None and walk.timesteps[0] != timesteps[0]:
+    schedule = backbone.schedule(settings.steps)
+    if walk is not None and walk.timesteps[0] != schedule.timesteps[0]:
         raise ValueError("only a part of the source trajectory is there: edit the whole one")
-    t = nearest(timesteps, backbone.T, entry.tx if tx is None else tx)
-    dtau = entry.dtau if dtau is None else dtau
-    place = step_of(timesteps, t) - dtau  # larger t comes first
-    if not 0 <= place < len(timesteps):
-        raise ValueError(f"dtau = {dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
-    t_target = timesteps[place].item()
-    part = entry.branch if branch is None else branch
-    t_branch = nearest(timesteps, backbone.T, part) if part != 1 else None
-    if t_branch is not None and step_of(timesteps, t_branch) >= place:
-        raise ValueError(
-            f"at timestep {t_target} z has not left x yet, it does at {t_branch}: raise branch, or lower tx"
-        )
-    ends = (None, None) if whole else (t, None if same_level else t_target)
-    x_walk, z_walk = _pair(backbone, settings, walk, target, t_branch, ends, together, progress)
-    z = z_walk.at(t_target)
-    if same_level:
-        z = renoise(backbone.scheduler, z, z_walk.final, t_target, t)
-    solution = solver(x_walk.at(t), z, config)
-    edited = resume(backbone, x_walk, t, solution.y, progress=progress)
-    return Edit(x_walk, z_walk, edited, t, t_target, solution, config, same_level, t_branch)
+    places = (placement or Placement()).filled(backbone.entry).on(schedule)
+    ends = (None, None) if whole else (places.t, None if places.same_level else places.t_target)
+    x_walk, z_walk = draw_pair(backbone, walk or settings, target, places, ends, progress=progress)
+    return edit_between(backbone, x_walk, z_walk, places, method, progress=progress)
 
 
-def _lines(prompts: str | Sequence[str], count: int) -> list[str]:
-    return [prompts] * count if isinstance(prompts, str) else list(prompts)
-
-
-def _pair(
+def edit_between(
     backbone: Backbone,
-    source: Settings,
-    walk: Trajectory | None,
-    prompts: str | Sequence[str],
-    t_branch: float | None,
+    source: Trajectory,
+    target: Trajectory,
+    places: Places,
+    method: Method | None = None,
+    *,
+    progress: bool = False,
+) -> Edit:
+    """The edit that takes x and z from two trajectories: every edit, of users, studies and benchmarks, is made here.
+
+    method: that of the backbone's entry if None. Raises ValueError for timesteps that the trajectories do not reach,
+    and as the method and lsvd.sampling.trajectory.resume.
+    """
+    method = default_config(backbone) if method is None else method
+    x, z = codes_between(backbone, source, target, places)
+    made = solve(x, z, method) if isinstance(method, AVIConfig) else method(x, z)
+    config = method if isinstance(method, AVIConfig) else getattr(method, "config", None)
+    solution = made if isinstance(made, Solution) else None
+    y = made if solution is None else solution.y
+    edited = resume(backbone, source, places.t, y, progress=progress)
+    return Edit(source, target, edited, places, solution, config)
+
+
+def codes_between(backbone: Backbone, source: Trajectory, target: Trajectory, places: Places) -> tuple[Tensor, Tensor]:
+    """The codes x and z that an edit takes from two trajectories, (B, C, H, W) each. Raises ValueError as `renoise`."""
+    x, z = source.at(places.t), target.at(places.t_target)
+    if places.same_level:
+        z = renoise(backbone.scheduler, z, target.final, places.t_target, places.t)
+    return x, z
+
+
+def default_config(backbone: Backbone) -> AVIConfig:
+    """How the backbone's entry integrates codes."""
+    entry = backbone.entry
+    return AVIConfig(entry.k if entry.basis == "both" else None, entry.k, entry.keep_rest, basis=entry.basis)
+
+
+def _request(
+    backbone: Backbone, source: str | Sequence[str] | Settings | Trajectory, seeds: Any, request: dict[str, Any]
+) -> tuple[Settings, Trajectory | None]:
+    """The request for the source's pictures, and their trajectory if it is there already."""
+    if not isinstance(source, Settings | Trajectory):
+        return Settings.of(backbone, source, seeds, **request), None
+    walk = source if isinstance(source, Trajectory) else None
+    settings = source if walk is None else walk.settings
+    for name, value in request.items():
+        had = getattr(settings, name, dict(settings.call_kwargs).get(name))
+        if value is not None and value != had:
+            what = "trajectory" if walk is not None else "request"
+            raise ValueError(
+                f"the {what} has its own {name}, {had}, not {value}: leave {name} out, or draw it with that"
+            )
+    if walk is not None and settings.guidance == backbone.family.off != backbone.entry.guidance:
+        warnings.warn(
+            "the trajectory was made without guidance, so the target prompt is hardly heard: invert or draw it with a "
+            "guidance, such as 3",
+            UserWarning,
+            stacklevel=3,
+        )
+    return settings, walk
+
+
+def draw_pair(
+    backbone: Backbone,
+    source: Settings | Trajectory,
+    target: str | Sequence[str],
+    places: Places,
     ends: tuple[float | None, float | None],
-    together: bool | None,
-    progress: bool,
+    *,
+    together: bool | None = None,
+    progress: bool = False,
 ) -> tuple[Trajectory, Trajectory]:
-    """Source and target trajectory, each down to its end of `ends`, None for x_0; `walk` is the source if it is there
-    already. As one batch where that is wanted and memory allows, else one after the other."""
-    if walk is None and (together or (together is None and _gains(backbone.device))):
+    """Source and target trajectory, each down to its end of `ends`, None for x_0; target: its prompts.
+
+    together: both as one batch, which takes more memory and rounds otherwise; None for one batch wherever memory allows
+    it but on the CPU, which is no faster for it.
+    """
+    walk = source if isinstance(source, Trajectory) else None
+    settings = source if walk is None else walk.settings
+    # a branch lets a solver begin again, for the batch as a whole: not for a source that goes on as it was
+    apart = places.t_branch is not None and remembers(backbone.prepared(settings.steps))
+    if walk is None and not apart and (together or (together is None and _gains(backbone.device))):
         try:
-            return _together(backbone, source, prompts, t_branch, ends, progress)
+            return _together(backbone, settings, target, places.t_branch, ends, progress)
         except RuntimeError as error:
             if together or not out_of_memory(error):
                 raise
     until, until_target = ends
-    walk = walk or draw(backbone, source, until=until, progress=progress)
-    if t_branch is not None:
-        return walk, trajectory.branch(backbone, walk, t_branch, prompts, until=until_target, progress=progress)
-    target = _prompted(backbone, source, prompts)
-    return walk, draw(backbone, target, codes=walk.codes[0], until=until_target, progress=progress)
+    walk = walk or draw(backbone, settings, until=until, progress=progress)
+    if places.t_branch is not None:
+        return walk, branch(backbone, walk, places.t_branch, target, until=until_target, progress=progress)
+    wanted = settings.with_prompts(backbone, target)
+    return walk, draw(backbone, wanted, codes=walk.codes[0], until=until_target, progress=progress)
 
 
 def _gains(device: torch.device) -> bool:
@@ -153,24 +197,19 @@ def _gains(device: torch.device) -> bool:
 def _together(
     backbone: Backbone,
     source: Settings,
-    prompts: str | Sequence[str],
+    target: str | Sequence[str],
     t_branch: float | None,
     ends: tuple[float | None, float | None],
     progress: bool,
 ) -> tuple[Trajectory, Trajectory]:
-    """As `_pair`, in one batch of twice as many pictures, both down to the later of their ends."""
+    """As `draw_pair`, in one batch of twice as many pictures, both down to the later of their ends."""
     n, until = len(source.seeds), None if None in ends else min(ends)
-    target = _prompted(backbone, source, prompts)
-    both = replace(source, prompts=source.prompts + target.prompts, seeds=source.seeds * 2)
+    twice = source.rows([*range(n), *range(n)])
+    both = replace(twice, prompts=source.prompts + source.with_prompts(backbone, target).prompts)
     if t_branch is None:
         walk = draw(backbone, both, until=until, progress=progress)
     else:
         head = draw(backbone, source, until=t_branch, progress=progress)
-        twice = replace(both, prompts=source.prompts * 2)
         head = replace(head, settings=twice, codes=head.codes.repeat(1, 2, 1, 1, 1))
-        walk = trajectory.branch(backbone, head, t_branch, both.prompts, until=until, progress=progress)
+        walk = branch(backbone, head, t_branch, both.prompts, until=until, progress=progress)
     return walk.rows(slice(n)), walk.rows(slice(n, None))
-
-
-def _prompted(backbone: Backbone, made: Settings, prompts: str | Sequence[str]) -> Settings:
-    return Settings.of(backbone, prompts, made.seeds, made.steps, made.guidance, made.eta)

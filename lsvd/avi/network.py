@@ -10,7 +10,7 @@ each step. What training can reach at best with squared norms is `lsvd.avi.exact
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -173,3 +173,15 @@ def _predict(layers: list[Tensor], h: Tensor) -> Tensor:
     for number, layer in enumerate(layers):
         h = torch.baddbmm(layer[:, -1:], F.silu(h) if number else h, layer[:, :-1])
     return h
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The paper's way to integrate two codes, as a method of lsvd.avi.edit.edit_prompt: a network trained on them."""
+
+    config: AVIConfig = field(default_factory=AVIConfig)
+    training: FitConfig = field(default_factory=FitConfig)
+
+    def __call__(self, x: Tensor, z: Tensor) -> Solution:
+        """The solution for codes x and z of one shape (..., C, H, W). Raises ValueError as `fit`."""
+        return fit(x, z, self.config, self.training).solution

@@ -1,9 +1,66 @@
 """Where an edit takes x and z, on the schedule of a trajectory."""
 
+from dataclasses import dataclass, replace
+
 from diffusers import SchedulerMixin
 from torch import Tensor
 
 from lsvd.avi.exact import check_pair
+from lsvd.backbones.registry import Entry
+from lsvd.backbones.schedulers import Schedule
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an edit takes its codes. None stands for the backbone's entry, in tx, dtau and branch.
+
+    tx: where x is taken, as a fraction of T, rounded to the schedule. dtau: where z is taken, in steps from there;
+    positive is noisier (larger t), negative cleaner. branch: the fraction of T from which on z's trajectory has the
+    target prompt; before, it has the source's, so that both pictures share what is settled by then, such as pose and
+    layout. The branch is ours: in the paper z has the target prompt from the noise on, which is branch = 1. The paper's
+    summary leaves tx and dtau open. same_level: whether z is brought to x's noise level first (see `renoise`).
+    """
+
+    tx: float | None = None
+    dtau: int | None = None
+    branch: float | None = None
+    same_level: bool = False
+
+    def filled(self, entry: Entry) -> "Placement":
+        """The same placement with the defaults of a backbone's entry."""
+        names = ("tx", "dtau", "branch")
+        return replace(self, **{name: getattr(entry, name) for name in names if getattr(self, name) is None})
+
+    def on(self, schedule: Schedule) -> "Places":
+        """The timesteps on a schedule, of a placement that is filled.
+
+        Raises ValueError for fractions outside of 0 to 1, a z that is off the schedule, or one from before the branch.
+        """
+        t = schedule.nearest(self.tx)
+        steps = schedule.whole.nonzero().flatten().tolist()
+        place = steps.index(schedule.step_of(t)) - self.dtau  # larger t comes first
+        if not 0 <= place < len(steps):
+            raise ValueError(f"dtau = {self.dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
+        t_target = schedule.timesteps[steps[place]].item()
+        t_branch = None if self.branch == 1 else schedule.nearest(self.branch)
+        if t_branch is not None and schedule.step_of(t_branch) >= steps[place]:
+            raise ValueError(
+                f"z is taken at timestep {t_target}, before the branch at {t_branch}: raise branch or lower tx"
+            )
+        return Places(t, t_target, t_branch, self.same_level)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The timesteps of an edit: t of x, t_target of z, and t_branch, from which on z has the target prompt.
+
+    t_branch is None if z has the target prompt throughout. same_level: as in Placement.
+    """
+
+    t: int | float
+    t_target: int | float
+    t_branch: int | float | None = None
+    same_level: bool = False
 
 
 def renoise(scheduler: SchedulerMixin, code: Tensor, final: Tensor, t: int, to: int) -> Tensor:

@@ -9,6 +9,8 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
@@ -28,7 +30,7 @@ from lsvd.backbones.families import (
     unpack,
 )
 from lsvd.backbones.registry import Entry, Kind
-from lsvd.backbones.schedulers import Scheduled, accepts, prepare, probing
+from lsvd.backbones.schedulers import Schedule, Scheduled, accepts, prepare, probing
 from lsvd.checks import check_code, check_pictures, check_seeds
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
@@ -82,13 +84,9 @@ class Backbone(ABC):
             scheduler = scheduler.from_config(self.scheduler.config)
         return type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
 
-    def schedule(self, steps: int) -> tuple[Tensor, float]:
-        """The timesteps of `steps` inference steps, on the CPU, and the scale of the noise at the first.
-
-        A scheduler of second order may list more timesteps than steps.
-        """
-        scheduler = self.prepared(steps)
-        return scheduler.timesteps.cpu(), float(getattr(scheduler, "init_noise_sigma", 1.0))
+    def schedule(self, steps: int) -> Schedule:
+        """The schedule of `steps` inference steps. A scheduler of second order lists more timesteps than steps."""
+        return Schedule.of(self.prepared(steps))
 
     def prepared(self, steps: int) -> SchedulerMixin:
         """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it."""
@@ -161,14 +159,13 @@ class Backbone(ABC):
         self,
         code: Tensor,
         scheduler: SchedulerMixin,
-        steps: int,
-        prompts: Sequence[str],
-        guidance: float | None,
-        eta: float,
+        request: Any,
         generators: list[torch.Generator],
         on_step: OnStep,
     ) -> None:
         """Run `scheduler` from its first timestep on, beginning with `code` as it is.
+
+        request: lsvd.sampling.trajectory.Settings, which has steps, prompts, guidance, eta and call_kwargs.
 
         After each step, on_step(i, t, x) gets the new code and returns the one to go on with. Use
         `lsvd.sampling.trajectory.run`, which prepares all of this.
@@ -220,7 +217,7 @@ class TextToImage(Backbone):
                 cut = tokenizer.decode(ids[room:], skip_special_tokens=True)
                 _warn(f"{self.name} reads {room} tokens of a prompt; of {prompt!r} it will not see {cut!r}")
 
-    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+    def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise: here through the pipeline's own callback_on_step_end."""
 
         layout = self.family.layout
@@ -230,30 +227,33 @@ class TextToImage(Backbone):
             x = on_step(step, t, unpack(latents, layout, self.latent_shape))
             return {"latents": pack(x, layout).to(latents.dtype)}
 
-        self._call(scheduler, code, steps, prompts, guidance, eta, generators, callback)
+        self._call(scheduler, code, request, generators, callback)
 
     def _prepare(self, steps: int) -> SchedulerMixin:
         if not self.family.flow:
             return prepare(self.scheduler, steps)
         code, generators = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype), [torch.Generator()]
         try:
-            self._call(probing(self.scheduler), code, steps, ["a"], self.family.off, 0.0, generators, None)
+            request = SimpleNamespace(steps=steps, prompts=["a"], guidance=self.family.off, eta=0.0, call_kwargs=())
+            self._call(probing(self.scheduler), code, request, generators, None)
         except Scheduled as stopped:
             return stopped.scheduler
         raise RuntimeError(f"{type(self.pipe).__name__} does not ask its scheduler for timesteps")
 
-    def _call(self, scheduler, code, steps, prompts, guidance, eta, generators, callback) -> None:
+    def _call(self, scheduler, code, request, generators, callback) -> None:
         family, (height, width) = self.family, self.size
         told = {
-            name: [value] * len(prompts) if isinstance(value, str) else value for name, value in family.told.items()
+            name: [value] * len(request.prompts) if isinstance(value, str) else value
+            for name, value in family.told.items()
         }
-        options = {"eta": eta, "height": height, "width": width, **told}
+        options = {"eta": request.eta, "height": height, "width": width, **told}
         if family.guidance:
-            options[family.guidance] = guidance
+            options[family.guidance] = request.guidance
+        options |= {k: list(v) if isinstance(v, tuple) else v for k, v in request.call_kwargs}
         with _lend(self.pipe, scheduler):
             self.pipe(
-                prompt=list(prompts),
-                num_inference_steps=steps,
+                prompt=list(request.prompts),
+                num_inference_steps=request.steps,
                 generator=generators,
                 latents=pack(code, family.given or family.layout),
                 output_type="latent",
@@ -281,10 +281,10 @@ class Unconditional(Backbone):
         return codes
 
     @torch.no_grad()
-    def denoise(self, code, scheduler, steps, prompts, guidance, eta, generators, on_step) -> None:
+    def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise. Prompts and guidance are not used."""
-        scheduler.set_timesteps(steps, device=self.device)
-        extra = {"eta": eta, "generator": generators}
+        scheduler.set_timesteps(request.steps, device=self.device)
+        extra = {"eta": request.eta, "generator": generators}
         extra = {name: value for name, value in extra.items() if accepts(scheduler.step, name)}
         x = code
         for i, t in enumerate(scheduler.timesteps):

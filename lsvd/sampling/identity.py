@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import platform
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,8 +18,7 @@ from diffusers import DiffusionPipeline
 
 from lsvd.backbones import families, models, schedulers
 from lsvd.backbones.models import Backbone
-from lsvd.sampling import trajectory
-from lsvd.sampling.trajectory import config_text
+from lsvd.backbones.schedulers import config_text
 from lsvd.storage.results import checksum
 
 
@@ -43,7 +43,7 @@ def identity(backbone: Backbone) -> dict[str, Any]:
         "size": list(backbone.size),
         "machine": machine,
         "versions": {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)},
-        "code": _code(trajectory, models, families, schedulers),
+        "code": _code(import_module("lsvd.sampling.trajectory"), models, families, schedulers),
     }
 
 

@@ -7,7 +7,8 @@ sampler's own step leads from to where it should, by fixed-point iteration.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import (
@@ -47,9 +48,11 @@ def invert(
     steps: int | None = None,
     guidance: float | None = None,
     *,
+    negative_prompt: str | Sequence[str] | None = None,
     iterations: int = 20,
     tolerance: float = 1e-5,
     progress: bool = False,
+    **call_kwargs: Any,
 ) -> Inversion:
     """The trajectory that the backbone's scheduler would draw `codes` by, x_0 of shape (B, C, H, W).
 
@@ -69,11 +72,13 @@ def invert(
     final = backbone.check_codes(codes)
     if backbone.kind == "text-to-image" and guidance is None:
         guidance = backbone.family.off
-    settings = Settings.of(backbone, prompts, range(len(final)), steps, guidance, 0.0)
-    timesteps, _ = backbone.schedule(settings.steps)
+    settings = Settings.of(
+        backbone, prompts, range(len(final)), steps, guidance, negative_prompt=negative_prompt, **call_kwargs
+    )
+    schedule = backbone.schedule(settings.steps)
     memory = remembers(backbone.prepared(settings.steps))
     inverse = INVERSES.get(type(backbone.scheduler))
-    count = len(timesteps)
+    count = len(schedule)
     walk = final.new_empty(count + 1, *final.shape)
     walk[-1] = final
     guess = _by_scheduler(backbone, inverse, settings, final) if inverse else None
@@ -88,7 +93,7 @@ def invert(
         for i in tqdm(range(count - 1, -1, -1), disable=not progress, desc="inverting", leave=False):
             start = walk[i + 1] if guess is None else walk[i]
             walk[i], residual[i] = _solve(backbone, settings, i, start, walk[i + 1], iterations, tolerance)
-    return Inversion(Trajectory(settings, timesteps, walk, backbone.T), residual)
+    return Inversion(Trajectory(settings, schedule, walk), residual)
 
 
 def _by_scheduler(backbone: Backbone, inverse: type, settings: Settings, final: Tensor) -> Tensor:
@@ -117,9 +122,7 @@ def _solve(
         if not len(going):
             break
         rows, here = going.tolist(), going.to(x.device)
-        own = replace(
-            settings, prompts=tuple(settings.prompts[b] for b in rows), seeds=tuple(settings.seeds[b] for b in rows)
-        )
+        own = settings.rows(rows)
         missing = double(wanted[here]) - double(_step(backbone, own, i, x[here]))
         residual = missing.flatten(1).norm(dim=1) / size[going]
         better = residual < least[going]
@@ -164,7 +167,7 @@ def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
 def _denoise(backbone: Backbone, settings: Settings, scheduler, x: Tensor, keep) -> None:
     generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
     x = x.clone(memory_format=torch.contiguous_format)
-    backbone.denoise(x, scheduler, settings.steps, settings.prompts, settings.guidance, 0.0, generators, keep)
+    backbone.denoise(x, scheduler, settings, generators, keep)
 
 
 def _linear(backbone: Backbone, settings: Settings, i: int) -> float:

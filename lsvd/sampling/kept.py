@@ -66,7 +66,7 @@ def trajectories(
             keeping = keeping and results.keep(results.file_of(home, label), label, part)
         parts.append(part)
     codes = torch.cat([part["codes"] for part in parts], dim=1).to(backbone.device)
-    return Trajectory(settings, parts[0]["timesteps"], codes, backbone.T)
+    return Trajectory(settings, backbone.schedule(settings.steps), codes)
 
 
 def split(walk: Trajectory, batch: int = CHUNK) -> list[Trajectory]:

@@ -8,24 +8,28 @@ the same picture in a batch to rounding only.
 
 import json
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
-from lsvd.backbones.schedulers import accepts, remembers, starting_at
+from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, config_text, remembers, starting_at
 from lsvd.checks import check_seeds, mix
+from lsvd.sampling.identity import weights
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that determines a trajectory, weights and given start codes aside. One prompt and seed per picture.
+    """A request: everything that determines a trajectory, given start codes aside. One prompt and seed per picture.
 
-    config: the scheduler's configuration, as `config_text` writes it.
+    config: the scheduler's configuration, as `config_text` writes it. model: a digest of what the model computes with,
+    by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline is called with, by
+    name, tuples with an entry for each picture.
     """
 
     backbone: str
@@ -36,19 +40,26 @@ class Settings:
     guidance: float | None
     eta: float
     config: str = field(default="{}", repr=False)
+    model: str = field(default="", repr=False)
+    call_kwargs: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def of(
         cls,
         backbone: Backbone,
         prompts: str | Sequence[str] | None,
-        seeds: int | Sequence[int],
-        steps: int | None,
-        guidance: float | None,
-        eta: float,
+        seeds: int | Sequence[int] = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        eta: float = 0.0,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        **call_kwargs: Any,
     ) -> "Settings":
-        """The settings of `run` with these arguments. Raises ValueError for bad ones."""
+        """The request of `run` with these arguments. Raises ValueError for bad ones."""
         seeds = check_seeds(seeds)
+        if negative_prompt is not None:
+            call_kwargs["negative_prompt"] = negative_prompt
         return cls(
             backbone=backbone.name,
             scheduler=type(backbone.scheduler).__name__,
@@ -58,81 +69,72 @@ class Settings:
             guidance=_guidance(backbone, guidance),
             eta=_eta(backbone, eta),
             config=config_text(backbone.scheduler.config),
+            model=weights(backbone),
+            call_kwargs=backbone.check_call(call_kwargs, len(seeds)) if call_kwargs else (),
         )
+
+    def with_prompts(self, backbone: Backbone, prompts: str | Sequence[str]) -> "Settings":
+        """The same request for other prompts, one for all or one each. Raises ValueError for bad ones."""
+        return replace(self, prompts=_prompts(backbone, prompts, len(self.seeds)))
+
+    def rows(self, rows: slice | Sequence[int]) -> "Settings":
+        """The request for some of its pictures."""
+
+        def some(values: tuple) -> tuple:
+            return values[rows] if isinstance(rows, slice) else tuple(values[row] for row in rows)
+
+        calls = tuple((name, some(value) if isinstance(value, tuple) else value) for name, value in self.call_kwargs)
+        return replace(self, prompts=some(self.prompts), seeds=some(self.seeds), call_kwargs=calls)
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """Codes of B pictures along the n steps of a schedule.
 
-    timesteps: shape (n,), descending, as the scheduler gives them. codes: shape (n + 1, B, C, H, W); codes[i] is x at
-    the start of step i, which is x_t for t = timesteps[i], and codes[-1] is x_0, to be decoded. Of a trajectory that
-    was stopped before, there is no x_0: shape (n, B, C, H, W). T is the number of timesteps of training.
+    codes: shape (n + 1, B, C, H, W); codes[i] is x at the start of step i, which is x_t for t = timesteps[i], and
+    codes[-1] is x_0, to be decoded. A trajectory stopped early has no x_0: its codes have shape (n, B, C, H, W).
+    restarts: the steps at which the solver began without a memory of earlier ones.
     """
 
     settings: Settings
-    timesteps: Tensor
+    schedule: Schedule
     codes: Tensor
-    T: int
+    restarts: tuple[int, ...] = (0,)
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The timesteps, shape (n,), the noisiest first."""
+        return self.schedule.timesteps
+
+    @property
+    def T(self) -> int:
+        """The number of timesteps of training."""
+        return self.schedule.T
 
     @property
     def final(self) -> Tensor:
-        """The codes at the end, x_0, shape (B, C, H, W). Raises ValueError if it was stopped before."""
+        """The codes at the end, x_0, shape (B, C, H, W). Raises ValueError for a trajectory that was stopped early."""
         if len(self.codes) == len(self.timesteps):
             raise ValueError(
                 f"the trajectory was stopped at timestep {self.timesteps[-1]:g}: draw it whole (whole=True in edits)"
             )
         return self.codes[-1]
 
-    def rows(self, rows: slice) -> "Trajectory":
-        """Some of its pictures, sharing memory with the whole."""
-        settings = replace(self.settings, prompts=self.settings.prompts[rows], seeds=self.settings.seeds[rows])
-        return replace(self, settings=settings, codes=self.codes[:, rows])
+    def rows(self, rows: slice | Sequence[int]) -> "Trajectory":
+        """Some of its pictures, sharing memory with the whole for a slice."""
+        return replace(self, settings=self.settings.rows(rows), codes=self.codes[:, rows])
 
     def index(self, t: float | Tensor) -> int:
-        """The step that starts at timestep t. Raises ValueError if t is not on the schedule."""
-        return step_of(self.timesteps, t)
+        """The step that begins at timestep t. Raises ValueError if no whole step does."""
+        return self.schedule.step_of(t)
 
     def at(self, t: float | Tensor) -> Tensor:
-        """x_t, shape (B, C, H, W). Raises ValueError if t is not on the schedule."""
+        """x_t, shape (B, C, H, W). Raises ValueError if no whole step begins at t."""
         return self.codes[self.index(t)]
 
     def nearest(self, fraction: float) -> int | float:
-        """The timestep of the schedule nearest to fraction * T. Raises ValueError unless 0 <= fraction <= 1."""
-        return nearest(self.timesteps, self.T, fraction)
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """A configuration as JSON, without the libraries' private notes: where it was read from, by which version.
-
-    Entries that another class left there count too: some schedulers read sigma_min though they do not list it.
-    """
-    public = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items() if not k.startswith("_")}
-    return json.dumps(public, sort_keys=True, default=str)
-
-
-def nearest(timesteps: Tensor, T: int, fraction: float) -> int | float:
-    """The timestep of a schedule nearest to fraction * T. Raises ValueError unless 0 <= fraction <= 1."""
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"{fraction} of T is no timestep: give a fraction from 0 to 1")
-    return timesteps[(timesteps - fraction * T).abs().argmin()].item()
-
-
-def step_of(timesteps: Tensor, t: float | Tensor) -> int:
-    """The first step of a schedule, shape (n,), that starts at t. Raises ValueError naming the nearest if none does."""
-    t = float(t)
-    hits = (timesteps == t).nonzero()
-    if len(hits):
-        return int(hits[0])
-    if t != t:
-        raise ValueError(f"NaN is no timestep: choose one of {_brief(timesteps)}")
-    near = timesteps[(timesteps - t).abs().argmin()].item()
-    raise ValueError(f"timestep {t:g} is not on the schedule {_brief(timesteps)}: the nearest that is, is {near:g}")
-
-
-def _brief(timesteps: Tensor) -> str:
-    values = [f"{t:g}" for t in timesteps.tolist()]
-    return ", ".join(values if len(values) < 8 else [*values[:3], "...", *values[-2:]])
+        """The timestep nearest to fraction * T at which codes may be taken up. Raises as Schedule.nearest."""
+        return self.schedule.nearest(fraction)
 
 
 def run(
@@ -143,22 +145,27 @@ def run(
     guidance: float | None = None,
     eta: float = 0.0,
     *,
+    negative_prompt: str | Sequence[str] | None = None,
     codes: Tensor | None = None,
     until: float | Tensor | None = None,
     progress: bool = False,
+    **call_kwargs: Any,
 ) -> Trajectory:
     """Draw a batch of pictures and keep every code on the way, on the backbone's device.
 
     prompts: one for all or one per seed; None for unconditional models. steps, guidance: the backbone's defaults if
-    None. eta: 0 for the deterministic DDIM, 1 for as much noise as DDPM (DDIM schedulers only). codes: x_T to start
-    from, shape (B, C, H, W), instead of the seeds' noise. until: the timestep to stop at, whose code is the last that
-    is kept; None for the end. Draw `backbone.decode(trajectory.final)`.
+    None. eta: 0 for the deterministic DDIM, 1 for as much noise as DDPM (DDIM schedulers only). negative_prompt: as
+    prompts. codes: x_T to start from, shape (B, C, H, W), instead of the seeds' noise. until: the timestep to stop at,
+    whose code is the last that is kept; None for the end. call_kwargs: what else the pipeline's own call takes, such as
+    guidance_rescale or clip_skip. Draw `backbone.decode(trajectory.final)`.
 
     With eta = 0 the result is that of the plain diffusers pipeline with one generator per picture, bit for bit. Noise
     added on the way comes from a generator seeded by (seed, step), so that it is the same when taken up again; the
     plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments.
     """
-    settings = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
+    settings = Settings.of(
+        backbone, prompts, seeds, steps, guidance, eta, negative_prompt=negative_prompt, **call_kwargs
+    )
     return draw(backbone, settings, codes=codes, until=until, progress=progress)
 
 
@@ -171,10 +178,10 @@ def draw(
     progress: bool = False,
 ) -> Trajectory:
     """As `run`, from settings that were checked when they were made. Raises ValueError for bad codes or timesteps."""
-    timesteps, sigma = backbone.schedule(settings.steps)
+    schedule = backbone.schedule(settings.steps)
     n = len(settings.seeds)
-    x = backbone.noise(settings.seeds) * sigma if codes is None else backbone.check_codes(codes, n)
-    return _walk(backbone, settings, timesteps, 0, _end(timesteps, 0, until), x, None, progress)
+    x = backbone.noise(settings.seeds) * schedule.sigma if codes is None else backbone.check_codes(codes, n)
+    return _walk(backbone, settings, schedule, 0, schedule.end(0, until), x, None, progress)
 
 
 def resume(
@@ -189,32 +196,49 @@ def resume(
 ) -> Trajectory:
     """Take a trajectory up again at timestep t with the code given, or with its own x_t; returns its part from t on.
 
-    code: shape (B, C, H, W). prompts: those of the source if None. until: as for `run`. Only the steps from t on are
-    paid for, except with a scheduler that remembers earlier steps (multistep solvers): there the source is replayed
-    from its start, its kept codes put in at each step, which takes the source's trajectory from its very beginning.
-    With `prompts` given, it is replayed under these. From Settings alone (no trajectory), code is required.
+    code: shape (B, C, H, W). prompts: those of the source if None. until: as for `run`. A code that is put in, or
+    another prompt, is what goes on: a multistep solver begins there again without a memory of earlier steps. Only an
+    x_t that is taken up unchanged, under the same prompts, goes on bit for bit as it did; with a multistep solver the
+    source's kept codes are then replayed from where its memory began. From Settings alone (no trajectory), code is
+    required.
 
-    Raises ValueError if t is not on the schedule, if `until` is not from t on, if codes have another shape or are not
-    finite, or if the source was made with another backbone, scheduler or configuration of the scheduler.
+    Raises ValueError if no whole step begins at t, if `until` is not from t on, if codes have another shape or are not
+    finite, or if the source was made with another model, scheduler or configuration of the scheduler.
     """
-    whole = isinstance(source, Trajectory)
-    settings = source.settings if whole else source
-    _check_made_with(backbone, settings)
-    if prompts is not None:
-        settings = Settings.of(backbone, prompts, settings.seeds, settings.steps, settings.guidance, settings.eta)
-    timesteps, _ = backbone.schedule(settings.steps)
-    first = step_of(timesteps, t)
+    walk = source if isinstance(source, Trajectory) else None
+    settings = source if walk is None else source.settings
+    check_made_with(backbone, settings)
+    schedule = backbone.schedule(settings.steps)
+    first = schedule.step_of(t)
     if code is None:
-        if not whole:
+        if walk is None:
             raise ValueError("settings hold no codes: give the code to go on with")
-        code = source.at(t)
+        code = walk.at(t)
     code = backbone.check_codes(code, len(settings.seeds))
-    replay = None
-    if first and remembers(backbone.prepared(settings.steps)):
-        if not whole or source.timesteps[0] != timesteps[0] or len(source.codes) < first:
-            raise ValueError(f"{settings.scheduler} remembers earlier steps: resume from the whole trajectory")
-        replay = source.codes[:first]
-    return _walk(backbone, settings, timesteps, first, _end(timesteps, first, until), code, replay, progress)
+    asked = settings if prompts is None else settings.with_prompts(backbone, prompts)
+    kept = walk is not None and asked == settings and _is_kept(walk, schedule, first, code)
+    if first and not kept:
+        check_takes_codes(backbone.scheduler)
+    replay = _replay(walk, schedule, first) if kept and remembers(backbone.prepared(settings.steps)) else None
+    return _walk(backbone, asked, schedule, first, schedule.end(first, until), code, replay, progress)
+
+
+def _is_kept(walk: Trajectory, schedule: Schedule, step: int, code: Tensor) -> bool:
+    """Whether a code is the one that a trajectory has at a step of the whole schedule."""
+    here = step - schedule.step_of(walk.timesteps[0])
+    return 0 <= here < len(walk.codes) and torch.equal(walk.codes[here].to(code), code)
+
+
+def _replay(walk: Trajectory, schedule: Schedule, step: int) -> Tensor | None:
+    """The kept codes from where the solver's memory of a step began up to it, (m, B, C, H, W); None if it begins there.
+
+    Raises ValueError if the trajectory does not reach back far enough.
+    """
+    here = step - schedule.step_of(walk.timesteps[0])
+    began = [restart for restart in walk.restarts if restart <= here]
+    if not began:
+        raise ValueError(f"{walk.settings.scheduler} remembers earlier steps: resume from the whole trajectory")
+    return walk.codes[began[-1] : here] if began[-1] < here else None
 
 
 def branch(
@@ -231,7 +255,7 @@ def branch(
     Down to t the codes are the source's, though the settings name the other prompts; so `resume` takes it up at t and
     later timesteps only. Raises ValueError as `resume`, and for a source that does not begin with x_T.
     """
-    if source.timesteps[0] != backbone.schedule(source.settings.steps)[0][0]:
+    if source.timesteps[0] != backbone.schedule(source.settings.steps).timesteps[0]:
         raise ValueError("only a part of the source trajectory is there: branch off the whole one")
     later = resume(backbone, source, t, prompts=prompts, until=until, progress=progress)
     return joined(source, later)
@@ -243,59 +267,73 @@ def joined(head: Trajectory, later: Trajectory) -> Trajectory:
     Raises ValueError if the first does not get that far.
     """
     first = head.index(later.timesteps[0])
-    timesteps = torch.cat([head.timesteps[:first], later.timesteps])
-    return replace(later, timesteps=timesteps, codes=torch.cat([head.codes[:first], later.codes]))
+    schedule = head.schedule.part(0, first).joined(later.schedule)
+    restarts = [step for step in head.restarts if step < first] + [first + step for step in later.restarts]
+    return replace(
+        later, schedule=schedule, codes=torch.cat([head.codes[:first], later.codes]), restarts=tuple(restarts)
+    )
 
 
-def _check_made_with(backbone: Backbone, settings: Settings) -> None:
-    """Raise ValueError, naming what differs, unless the settings are of this backbone with this scheduler."""
-    scheduler = type(backbone.scheduler).__name__
-    then, now = json.loads(settings.config), json.loads(config_text(backbone.scheduler.config))
-    differing = [name for name in sorted({*then, *now}) if then.get(name, ...) != now.get(name, ...)]
-    if settings.backbone != backbone.name:
-        made, mine = settings.backbone, backbone.name
-    elif settings.scheduler != scheduler:
-        made, mine = settings.scheduler, scheduler
-    elif differing:
-        made, mine = (
-            f"{scheduler}({', '.join(f'{name}={reprlib.repr(config[name])}' for name in differing if name in config)})"
-            for config in (then, now)
-        )
-    else:
-        return
-    raise ValueError(f"the trajectory was made with {made}, not {mine}: resume it with the same")
+def check_made_with(backbone: Backbone, settings: Settings) -> None:
+    """Raise ValueError, naming what differs, unless the settings are of this model with this scheduler.
+
+    A model is known by what it computes with. Settings that were kept without that know it by its name.
+    """
+    problem = differs(backbone, settings)
+    if problem:
+        raise ValueError(f"the trajectory was made with {problem}: resume it with the same")
 
 
-def _end(timesteps: Tensor, first: int, until: float | Tensor | None) -> int:
-    """The step to stop before: the one that starts at `until`, or one more than there are. Raises ValueError."""
-    if until is None:
-        return len(timesteps)
-    end = step_of(timesteps, until)
-    if end < first:
-        raise ValueError(f"timestep {float(until):g} comes before {timesteps[first]:g}: stop at a later one")
-    return end
+def differs(backbone: Backbone, settings: Settings, *, shared: bool = False) -> str:
+    """What of a model, its scheduler or the scheduler's configuration differs from the settings', "" if nothing does.
+
+    shared: compare only entries of the configuration that both list; another version of diffusers may list more.
+    """
+    if not settings.model and settings.backbone != backbone.name:
+        return f"{settings.backbone}, not {backbone.name}"
+    if settings.model and settings.model != weights(backbone):
+        same = settings.backbone == backbone.name
+        return f"other weights of {backbone.name}" if same else f"{settings.backbone}, not {backbone.name}"
+    return scheduler_differs(backbone.scheduler, settings, shared=shared)
+
+
+def scheduler_differs(scheduler: SchedulerMixin, settings: Settings, *, shared: bool = False) -> str:
+    """What of a scheduler and its configuration is not the settings', "" if nothing. shared: as `differs`."""
+    name = type(scheduler).__name__
+    then, now = json.loads(settings.config), json.loads(config_text(scheduler.config))
+    keys = then.keys() & now.keys() if shared else then.keys() | now.keys()
+    differing = [key for key in sorted(keys) if then.get(key, ...) != now.get(key, ...)]
+    if settings.scheduler != name:
+        return f"{settings.scheduler}, not {name}"
+    if not differing:
+        return ""
+    was, is_now = (
+        f"{name}({', '.join(f'{key}={reprlib.repr(config[key])}' for key in differing if key in config)})"
+        for config in (then, now)
+    )
+    return f"{was}, not {is_now}"
 
 
 def _walk(
     backbone: Backbone,
     settings: Settings,
-    timesteps: Tensor,
+    schedule: Schedule,
     first: int,
     end: int,
     code: Tensor,
     replay: Tensor | None,
     progress: bool,
 ) -> Trajectory:
-    """Denoise from step `first` to the start of step `end`. With `replay`, the codes of steps 0..first-1, from the
-    start, those put in."""
+    """Denoise from step `first` to the start of step `end`. With `replay`, the codes of the steps before `first`, from
+    the first of these on, those put in."""
     # copies, laid out as a fresh tensor is: how a convolution rounds depends on strides and alignment too
     code = code.clone(memory_format=torch.contiguous_format)
     codes = code.new_empty(end - first + 1, *code.shape)
     codes[0] = code
-    part = timesteps[first : end + 1]
+    part, restarts = schedule.part(first, end + 1), (0,) if replay is None else ()
     if end == first:
-        return Trajectory(settings, part, codes, backbone.T)
-    begin = first if replay is None else 0
+        return Trajectory(settings, part, codes, restarts)
+    begin = first if replay is None else first - len(replay)
     generators = [torch.Generator() for _ in settings.seeds]
     _reseed(generators, settings.seeds, begin)
 
@@ -304,7 +342,7 @@ def _walk(
         def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
             after = begin + step + 1  # the step that x is the start of
             if after < first:
-                x = replay[after].clone()
+                x = replay[after - begin].clone()
             elif after == first:
                 x = code
             else:
@@ -313,17 +351,9 @@ def _walk(
             bar.update()
             return x
 
-        backbone.denoise(
-            code if replay is None else replay[0].clone(),
-            starting_at(backbone.scheduler, begin, end),
-            settings.steps,
-            settings.prompts,
-            settings.guidance,
-            settings.eta,
-            generators,
-            on_step,
-        )
-    return Trajectory(settings, part, codes, backbone.T)
+        start = code if replay is None else replay[0].clone()
+        backbone.denoise(start, starting_at(backbone.scheduler, begin, end), settings, generators, on_step)
+    return Trajectory(settings, part, codes, restarts)
 
 
 def _reseed(generators: list[torch.Generator], seeds: tuple[int, ...], step: int) -> None:
@@ -336,23 +366,20 @@ def sample(
     backbone: Backbone,
     prompts: str | Sequence[str] | None = None,
     seeds: int | Sequence[int] = 0,
-    steps: int | None = None,
-    guidance: float | None = None,
-    eta: float = 0.0,
     *,
     batch: int = 32,
     progress: bool = False,
+    **request: Any,
 ) -> Tensor:
     """Draw many pictures, `batch` at a time, without their trajectories: shape (B, 3, height, width) in [0, 1], on CPU.
 
-    Arguments as for `run`.
+    request: steps, guidance and all else that `Settings.of` takes.
     """
-    whole = Settings.of(backbone, prompts, seeds, steps, guidance, eta)
+    whole = Settings.of(backbone, prompts, seeds, **request)
     pictures = []
     for start in tqdm(range(0, len(whole.seeds), batch), disable=not progress, desc=backbone.name, leave=False):
-        part = slice(start, start + batch)
-        own = whole.prompts[part] if backbone.kind == "text-to-image" else None
-        pictures.append(backbone.decode(run(backbone, own, whole.seeds[part], steps, guidance, eta).final).cpu())
+        part = whole.rows(slice(start, start + batch))
+        pictures.append(backbone.decode(draw(backbone, part).final).cpu())
     return torch.cat(pictures)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lsvd.avi import placement
+from lsvd.avi.edit import codes_between, edit_between
 from lsvd.avi.exact import AVIConfig
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_seeds
@@ -62,36 +62,13 @@ class Found:
 def target_walk(backbone: Backbone, source: Trajectory, target: str, way: Way) -> Trajectory:
     """The trajectory that a way takes z from: with the target prompt from x_T on, or from the way's branch on.
 
-    A branch is drawn no further than z. Raises ValueError if z is off the schedule.
+    A branch is drawn no further than z. Raises ValueError if z is off the schedule, or from before the branch.
     """
-    if way.branch == 1:
+    places = way.placement.on(source.schedule)
+    if places.t_branch is None:
         return trajectories(backbone, target, source.settings.seeds, steps=source.settings.steps)
-    t, until = source.nearest(way.branch), None
-    if not way.same_level:
-        place = max(_place(source, way), source.index(t) + 1)
-        until = source.timesteps[place].item()
-    return trajectory.branch(backbone, source, t, target, until=until)
-
-
-def _place(source: Trajectory, way: Way) -> int:
-    """The step whose code z is. Raises ValueError if it is off the schedule."""
-    t = source.nearest(way.tx)
-    place = source.index(t) - way.dtau  # larger t comes first
-    if not 0 <= place < len(source.timesteps):
-        raise ValueError(f"dtau = {way.dtau} from timestep {t} leaves the schedule: choose another tx or dtau")
-    return place
-
-
-def pair(backbone: Backbone, source: Trajectory, target: Trajectory, way: Way) -> tuple[Tensor, Tensor]:
-    """The codes x and z that a way takes from the two trajectories, (n, C, H, W) each.
-
-    Raises ValueError if z is off the schedule, and as lsvd.avi.placement.renoise.
-    """
-    t, place = source.nearest(way.tx), _place(source, way)
-    z = target.codes[place]
-    if way.same_level:
-        z = placement.renoise(backbone.scheduler, z, target.final, target.timesteps[place].item(), t)
-    return source.at(t), z
+    until = None if places.same_level else places.t_target
+    return trajectory.branch(backbone, source, places.t_branch, target, until=until)
 
 
 def edited(
@@ -100,15 +77,15 @@ def edited(
     """The final codes of the source's pictures, edited: shape (n, C, H, W).
 
     target: the trajectory that z is taken from, with the target prompts. change: (C, H, W), what `transfer` adds to x
-    (see `learned`). Raises ValueError as `pair`, lsvd.avi.exact.solve and lsvd.sampling.trajectory.resume.
+    (see `learned`). Raises ValueError as lsvd.avi.edit.edit_between.
     """
     if way.method == "target prompt":
         return target.final
-    t = source.nearest(way.tx)
+    places = way.placement.on(source.schedule)
     if way.method == "prompt switching":
-        return resume(backbone, source, t, prompts=target.settings.prompts).final
-    code = way.code(*pair(backbone, source, target, way)) if change is None else source.at(t) + change
-    return resume(backbone, source, t, code).final
+        return resume(backbone, source, places.t, prompts=target.settings.prompts).final
+    method = way.code if change is None else lambda x, z: x + change
+    return edit_between(backbone, source, target, places, method).edited.final
 
 
 def learned(rig: Rig, source: str, target: str, way: Way) -> Tensor:
@@ -118,7 +95,8 @@ def learned(rig: Rig, source: str, target: str, way: Way) -> Tensor:
     """
     backbone = rig.backbone
     x_walk = trajectories(backbone, source, check_seeds(LEARNED))
-    x, z = pair(backbone, x_walk, target_walk(backbone, x_walk, target, way), way)
+    z_walk = target_walk(backbone, x_walk, target, way)
+    x, z = codes_between(backbone, x_walk, z_walk, way.placement.on(x_walk.schedule))
     return (way.code(x, z) - x).mean(0)
 
 
@@ -143,7 +121,7 @@ def measure(
     if len(set(map(repr, ways))) < len(ways) or not ways:
         raise ValueError("no way is given, or one is given twice: give each once")
     about = {**rig.identity, "source": source, "wanted": dict(wanted), "seeds": list(seeds)}
-    made_by = {**about, "ways": [asdict(way) for way in ways], **({} if features else {"features": False})}
+    made_by = {**about, "ways": [way.key() for way in ways], **({} if features else {"features": False})}
     tensors = results.remember(
         rig.backbone.name,
         made_by,
@@ -176,7 +154,7 @@ def _measure(
             after = backbone.decode(edited(backbone, x_walk, z_walk, way, change))
             return _compare(rig, before, reading, after, wanted)
 
-        parts.append(results.remember(f"{backbone.name}-edits", {**about, "way": asdict(way)}, one))
+        parts.append(results.remember(f"{backbone.name}-edits", {**about, "way": way.key()}, one))
     kept = [name for name in parts[0] if features or name != "features"]
     return {name: torch.stack([part[name] for part in parts]) for name in kept}
 

@@ -80,7 +80,7 @@ def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: 
     Raises ValueError for a walk that was taken up on the way, and with `other` for a batch of one.
     """
     seeds, codes = walk.settings.seeds, []
-    if walk.timesteps[0] != backbone.schedule(walk.settings.steps)[0][0]:
+    if walk.timesteps[0] != backbone.schedule(walk.settings.steps).timesteps[0]:
         raise ValueError("a trajectory taken up on the way does not hold its first noise: give the whole one")
     if other and len(seeds) < 2:
         raise ValueError("one picture has no other to put in its place: take two seeds or more")

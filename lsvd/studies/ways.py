@@ -10,6 +10,7 @@ from torch import Tensor
 from lsvd import avi
 from lsvd.avi import baselines, network
 from lsvd.avi.exact import AVIConfig
+from lsvd.avi.placement import Placement
 from lsvd.testbed.scenes import captions
 
 SOURCE = "a person"
@@ -64,6 +65,15 @@ class Way:
             raise ValueError(f"there is no method {self.method!r}: choose from {', '.join(get_args(Method))}")
         if (self.method in ("AVI", "transfer")) != (self.config is not None):
             raise ValueError("AVI and its transfer, and nothing else, take a config: give lsvd.avi.exact.AVIConfig()")
+
+    @property
+    def placement(self) -> Placement:
+        """Where it takes x and z."""
+        return Placement(self.tx, self.dtau, self.branch, self.same_level)
+
+    def key(self) -> dict[str, Any]:
+        """What it is named by on disk: measurements are found by this."""
+        return asdict(self)
 
     @property
     def family(self) -> str:

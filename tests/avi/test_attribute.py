@@ -11,7 +11,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import text_to_image, unconditional
+from placing import place
+from tiny import text_to_image, tiny_pipeline, unconditional
 from torch.testing import assert_close
 
 from lsvd.avi import attribute as attributes
@@ -32,7 +33,7 @@ SEEDS = (1, 2)
 @functools.cache
 def edit(target="an old person", tx=0.6):
     settings = {"tx": tx, "config": AVIConfig(2, 1), "steps": STEPS, "whole": True}
-    return edit_prompt(text_to_image(), "a person", target, SEEDS, **settings)
+    return edit_prompt(text_to_image(), "a person", target, SEEDS, **place(**settings))
 
 
 def learned(*args):
@@ -98,13 +99,17 @@ def test_learned_from_an_edit():
     assert_close(attribute.delta(SEEDS).float(), made.solution.y - made.source.at(made.t), rtol=0, atol=1e-5)
     assert attribute.settings == made.source.settings and attribute.target == ("an old person",) * 2
     assert (attribute.t, attribute.t_target, attribute.config) == (made.t, made.t_target, AVIConfig(2, 1))
-    again = learn(text_to_image(), "a person", "an old person", SEEDS, tx=0.6, config=AVIConfig(2, 1), steps=STEPS)
+    again = learn(
+        text_to_image(), "a person", "an old person", SEEDS, **place(tx=0.6, config=AVIConfig(2, 1), steps=STEPS)
+    )
     assert same(attribute, again)
 
 
 def test_it_says_how_z_was_made(tmp_path):
-    place = {"tx": 0.3, "dtau": 1, "branch": 0.7, "same_level": True}
-    attribute = learn(text_to_image(), "a person", "an old person", SEEDS, config=AVIConfig(2, 1), steps=STEPS, **place)
+    where = {"tx": 0.3, "dtau": 1, "branch": 0.7, "same_level": True}
+    attribute = learn(
+        text_to_image(), "a person", "an old person", SEEDS, **place(config=AVIConfig(2, 1), steps=STEPS, **where)
+    )
     assert attribute.same_level and attribute.t_branch == edit().source.nearest(0.7)
     assert same(load(attribute.save(tmp_path / "x.safetensors")), attribute)
 
@@ -233,7 +238,7 @@ def test_attributes_of_two_timesteps_each_come_at_their_own(swapped):
 def test_two_timesteps_with_a_scheduler_that_remembers():
     backbone = text_to_image().with_scheduler(DPMSolverMultistepScheduler)
     early, late = (
-        learn(backbone, "a person", target, SEEDS, tx=tx, config=AVIConfig(2, 1), steps=STEPS)
+        learn(backbone, "a person", target, SEEDS, **place(tx=tx, config=AVIConfig(2, 1), steps=STEPS))
         for target, tx in (("an old person", 0.7), ("a person with red hair", 0.3))
     )
     source, edited = apply(backbone, [late, early], "a person", SEEDS, [0.5, 1.0])
@@ -242,10 +247,11 @@ def test_two_timesteps_with_a_scheduler_that_remembers():
     alone = resume(backbone, source, early.t, early.code(source.at(early.t), 1.0, SEEDS))
     assert torch.equal(edited.codes[i:j], alone.codes[: j - i])
     assert_close(edited.codes[j], late.code(alone.codes[j - i], 0.5, SEEDS))
-    # the steps after the second one have the memory of the edited way, not of the source's
-    whole = replace(source, codes=torch.cat([source.codes[:i], alone.codes]))
-    assert torch.equal(edited.codes[j:], resume(backbone, whole, late.t, edited.codes[j]).codes)
-    assert not torch.equal(edited.codes[j:], resume(backbone, source, late.t, edited.codes[j]).codes)
+    # each edit lets the solver begin again
+    assert edited.restarts == (0, i, j)
+    assert torch.equal(edited.codes[j:], resume(backbone, source.settings, late.t, edited.codes[j]).codes)
+    for t in source.timesteps[[j, j + 1]]:
+        assert torch.equal(resume(backbone, edited, t).final, edited.final)
     assert torch.equal(apply_to(backbone, source, [late, early], 0.0).codes, source.codes)
 
 
@@ -370,14 +376,21 @@ def test_an_attribute_of_another_model():
     with pytest.raises(ValueError, match=r"learned with codes of shape \(4, 8, 6\), not \(4, 8, 8\)"):
         apply(backbone, made_up(0, shape=(4, 8, 6)), "a person", 1)
     other = type(backbone)(backbone.pipe, Entry("other", "text-to-image", "", guidance=3.0), backbone.scheduler)
+    assert apply(other, learned(), "a person", 1, 0)  # the same weights under another name
+    with torch.no_grad():
+        changed = tiny_pipeline()
+        next(changed.unet.parameters()).add_(0.1)
+    with pytest.raises(ValueError, match="learned with other weights of tiny-sd: use the same"):
+        apply(type(backbone)(changed, backbone.entry, backbone.scheduler), learned(), "a person", 1)
+    unknown = replace(learned(), settings=replace(learned().settings, model=""))
     with pytest.raises(ValueError, match="learned with tiny-sd, not other: use the same"):
-        apply(other, learned(), "a person", 1)
+        apply(other, unknown, "a person", 1)
     with pytest.raises(ValueError, match="learned with tiny-sd, not tiny-ddpm"):
         apply(unconditional(), learned(), "a person", 1)
     with pytest.raises(ValueError, match="learned with DDIMScheduler, not EulerDiscreteScheduler"):
         apply(backbone.with_scheduler(EulerDiscreteScheduler), learned(), "a person", 1)
     sooner = DDIMScheduler.from_config(backbone.scheduler.config, beta_end=0.02)
-    with pytest.raises(ValueError, match="learned with DDIMScheduler of another beta_end"):
+    with pytest.raises(ValueError, match="learned with DDIMScheduler.beta_end=.*, not DDIMScheduler.beta_end=0.02"):
         apply(backbone.with_scheduler(sooner), learned(), "a person", 1)
     # what only one of them knows, from another version of the library, does not count
     older = json.dumps(json.loads(learned().settings.config) | {"forgotten": 1})

@@ -12,6 +12,7 @@ from diffusers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placing import place
 from tiny import text_to_image, unconditional
 from torch.testing import assert_close
 
@@ -23,7 +24,7 @@ from lsvd.avi.edit import edit_prompt
 from lsvd.avi.exact import AVIConfig, integrate, solve
 from lsvd.avi.losses import Lambdas
 from lsvd.decomposition.svd import ChannelSVD, svd
-from lsvd.sampling.trajectory import resume, run
+from lsvd.sampling.trajectory import Settings, resume, run
 
 quick = settings(max_examples=25, deadline=None)
 seeds = st.integers(0, 2**32 - 1)
@@ -301,8 +302,11 @@ def test_bad_renoising():
 
 def test_edit_prompt_is_its_parts():
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.6, dtau=1, steps=6, whole=True)
-    assert edit.t_branch is None and edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(tx=0.6, dtau=1, steps=6, whole=True))
+    assert (
+        edit.places.t_branch is None
+        and edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
+    )
     assert edit.target.settings.prompts == ("an old person",) * 2
     assert torch.equal(edit.source.codes[0], edit.target.codes[0])
     assert edit.t == edit.source.nearest(0.6) and edit.source.index(edit.t_target) == edit.source.index(edit.t) - 1
@@ -330,12 +334,12 @@ class Counted:
 @pytest.mark.parametrize("dtau", [-1, 0, 1])
 def test_an_edit_draws_no_more_than_it_takes(dtau, branch):
     backbone, settings = text_to_image(), {"tx": 0.5, "dtau": dtau, "branch": branch, "steps": 8}
-    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), whole=True, **settings)
+    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(whole=True, **settings))
     counted = Counted(backbone.pipe.unet)
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
     counted.handle.remove()
     x, z = whole.source.index(edit.t), whole.source.index(edit.t_target)
-    before = 0 if branch == 1 else whole.source.index(edit.t_branch)
+    before = 0 if branch == 1 else whole.source.index(edit.places.t_branch)
     assert len(counted.calls) == x + (z - before) + (8 - x) <= 2 * 8
     assert torch.equal(edit.edited.codes, whole.edited.codes)
     assert torch.equal(edit.source.codes, whole.source.codes[: x + 1]) and edit.source.timesteps[-1] == edit.t
@@ -348,14 +352,17 @@ def test_an_edit_draws_no_more_than_it_takes(dtau, branch):
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler])
 @pytest.mark.parametrize("branch", [1.0, 0.8])
 @pytest.mark.parametrize("whole", [True, False])
-def test_source_and_target_go_together(scheduler, branch, whole):
+def test_source_and_target_go_together(monkeypatch, scheduler, branch, whole):
     backbone = text_to_image().with_scheduler(scheduler)
     settings = {"tx": 0.4, "dtau": -1, "branch": branch, "steps": 8, "eta": float(scheduler is DDIMScheduler)}
-    apart = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), whole=whole, **settings)
+    apart = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), **place(whole=whole, **settings))
     counted = Counted(backbone.pipe.unet)
-    both = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), whole=whole, together=True, **settings)
+    monkeypatch.setattr(editing, "_gains", lambda device: True)  # as on a GPU
+    both = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), **place(whole=whole, **settings))
     counted.handle.remove()
-    assert max(counted.calls) == 8  # two pictures, with and without prompts, of source and target
+    apart_all_the_same = branch < 1 and scheduler is DPMSolverMultistepScheduler  # it begins again at a branch
+    # two pictures, with and without prompts, of source and target
+    assert max(counted.calls) == (4 if apart_all_the_same else 8)
     for mine, theirs in ((both.source, apart.source), (both.target, apart.target), (both.edited, apart.edited)):
         count = min(len(mine.codes), len(theirs.codes))
         assert_close(mine.codes[:count], theirs.codes[:count], rtol=1e-3, atol=1e-3)
@@ -367,73 +374,81 @@ def test_source_and_target_go_together(scheduler, branch, whole):
 def test_one_after_the_other_where_memory_is_short(monkeypatch, error):
     backbone = text_to_image()
     settings = {"tx": 0.5, "dtau": 0, "steps": 6, "branch": 1.0}
-    apart = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    apart = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
     counted = Counted(backbone.pipe.unet, 4, error)
     with pytest.raises(RuntimeError, match="out of memory"):
-        edit_prompt(backbone, "a person", "an old person", (1, 2), together=True, **settings)
+        request = Settings.of(backbone, "a person", (1, 2), 6)
+        editing.draw_pair(backbone, request, "an old person", apart.places, (None, None), together=True)
     monkeypatch.setattr(editing, "_gains", lambda device: True)  # as on a GPU
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
     counted.handle.remove()
     assert torch.equal(edit.edited.codes, apart.edited.codes)
     counted = Counted(backbone.pipe.unet, 4, RuntimeError("something else"))
     with pytest.raises(RuntimeError, match="something else"):
-        edit_prompt(backbone, "a person", "an old person", (1, 2), **settings)
+        edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
     counted.handle.remove()
 
 
 def test_dtau_has_a_sign():
     for dtau in (-1, 0, 2):
-        edit = edit_prompt(text_to_image(), "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6, whole=True)
+        edit = edit_prompt(
+            text_to_image(), "a person", "an old person", 1, **place(tx=0.5, dtau=dtau, steps=6, whole=True)
+        )
         assert edit.source.index(edit.t_target) == edit.source.index(edit.t) - dtau
 
 
 def test_z_comes_to_the_level_of_x_if_asked():
     backbone = text_to_image()
     for dtau in (-1, 0, 2):
-        edit = edit_prompt(backbone, "a person", "an old person", 1, tx=0.5, dtau=dtau, steps=6, same_level=True)
+        edit = edit_prompt(
+            backbone, "a person", "an old person", 1, **place(tx=0.5, dtau=dtau, steps=6, same_level=True)
+        )
         z = placement.renoise(
             backbone.scheduler, edit.target.at(edit.t_target), edit.target.final, edit.t_target, edit.t
         )
-        assert edit.same_level and torch.equal(z, edit.target.at(edit.t)) == (dtau == 0)
+        assert edit.places.same_level and torch.equal(z, edit.target.at(edit.t)) == (dtau == 0)
         assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
 
 
 def test_a_branched_z_is_the_source_before_and_the_target_after():
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=0.7, steps=8, whole=True)
-    place = edit.source.index(edit.source.nearest(0.7))
-    assert edit.t_branch == edit.source.nearest(0.7) and edit.target.settings.prompts == ("an old person",) * 2
-    assert torch.equal(edit.target.codes[: place + 1], edit.source.codes[: place + 1])
-    switched = resume(backbone, edit.source, edit.t_branch, prompts="an old person")
+    edit = edit_prompt(
+        backbone, "a person", "an old person", (1, 2), **place(tx=0.3, dtau=1, branch=0.7, steps=8, whole=True)
+    )
+    branched = edit.source.index(edit.source.nearest(0.7))
+    assert edit.places.t_branch == edit.source.nearest(0.7) and edit.target.settings.prompts == ("an old person",) * 2
+    assert torch.equal(edit.target.codes[: branched + 1], edit.source.codes[: branched + 1])
+    switched = resume(backbone, edit.source, edit.places.t_branch, prompts="an old person")
     assert torch.equal(edit.target.final, switched.final) and not torch.equal(switched.final, edit.source.final)
     z = edit.target.codes[edit.source.index(edit.t) - 1]
     assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
-    early = edit_prompt(backbone, "a person", "an old person", (1, 2), tx=0.3, dtau=1, branch=1, steps=8)
-    assert early.t_branch is None and torch.equal(early.target.codes[0], edit.source.codes[0])
+    early = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(tx=0.3, dtau=1, branch=1, steps=8))
+    assert early.places.t_branch is None and torch.equal(early.target.codes[0], edit.source.codes[0])
 
 
 def test_a_z_from_before_its_branch_is_refused():
     for tx, dtau in ((0.7, 0), (0.5, 2), (0.9, 0)):
-        with pytest.raises(ValueError, match="raise branch, or lower tx"):
-            edit_prompt(text_to_image(), "a", "an", tx=tx, dtau=dtau, branch=0.7, steps=8)
+        with pytest.raises(ValueError, match="raise branch or lower tx"):
+            edit_prompt(text_to_image(), "a", "an", **place(tx=tx, dtau=dtau, branch=0.7, steps=8))
 
 
 def test_another_solver():
-    config, seen = AVIConfig(k_z=3, norm="absolute"), []
+    config, seen = AVIConfig(3, 3, lambdas=Lambdas(0, 1, 0, 0)), []
 
-    def own(x, z, config):
-        seen.append(config)
-        return solve(x, x, AVIConfig(3, 3, lambdas=Lambdas(0, 1, 0, 0)))
+    def own(x, z):
+        seen.append((x, z))
+        return solve(x, x, config)
 
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, config=config, solver=own, steps=6, whole=True)
-    assert seen == [config] == [edit.config]
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, method=own, steps=6, whole=True)
+    assert torch.equal(seen[0][0], edit.source.at(edit.t)) and torch.equal(seen[0][1], edit.target.at(edit.t_target))
+    assert edit.config is None
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 
 def test_an_edit_that_only_keeps_the_source_keeps_the_picture():
     config = AVIConfig(3, 3, True, Lambdas(0, 1, 0, 0))
     settings = {"config": config, "steps": 6, "whole": True}
-    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], (1, 2), **settings)
+    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], (1, 2), **place(**settings))
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 
@@ -446,8 +461,8 @@ def test_bad_edits():
             edit_prompt(backbone, "a", same)
     for tx, dtau in ((1.0, 1), (0.0, -1)):
         with pytest.raises(ValueError, match="leaves the schedule"):
-            edit_prompt(backbone, "a", "an", tx=tx, dtau=dtau, steps=4)
+            edit_prompt(backbone, "a", "an", **place(tx=tx, dtau=dtau, steps=4))
     with pytest.raises(ValueError, match="fraction"):
-        edit_prompt(backbone, "a", "an", tx=601, steps=4)
+        edit_prompt(backbone, "a", "an", **place(tx=601, steps=4))
     with pytest.raises(dataclasses.FrozenInstanceError):
         AVIConfig().k_x = 3

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
+from placing import place
 from tiny import WORDS, text_to_image, tiny_pipeline
 
 from lsvd import backbones
@@ -25,7 +26,7 @@ def mine():
 def learned():
     settings = {"steps": 6, "guidance": 3.0, "branch": 1.0}
     return [
-        attribute.learn(mine(), "a person", target, SEEDS, tx=tx, **settings)
+        attribute.learn(mine(), "a person", target, SEEDS, **place(tx=tx, **settings))
         for target, tx in (("an old person", 0.6), ("red hair", 0.3))
     ]
 
@@ -82,8 +83,10 @@ def test_bad_input(learned):
         mine().pipe(["a"] * 2, 8, 8, num_inference_steps=6, callback_on_step_end=edit, output_type="latent")
     pipe = tiny_pipeline()
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    with pytest.raises(ValueError, match="learned with DDIMScheduler: give the pipeline one, not EulerDiscrete"):
+    with pytest.raises(
+        ValueError, match="learned with DDIMScheduler, not EulerDiscreteScheduler: give the pipeline the same"
+    ):
         draw(edit, pipe=pipe)
-    first = attribute.learn(mine(), "a person", "old", SEEDS, tx=1.0, dtau=0, branch=1.0, steps=6)
-    with pytest.raises(ValueError, match="first timestep, where no callback is called"):
+    first = attribute.learn(mine(), "a person", "old", SEEDS, **place(tx=1.0, dtau=0, branch=1.0, steps=6))
+    with pytest.raises(ValueError, match="this call starts there or later, where no callback is called"):
         draw(AddAttributes(first))

@@ -15,7 +15,7 @@ from lsvd.avi import exact, losses
 from lsvd.avi.edit import edit_prompt
 from lsvd.avi.exact import AVIConfig, solve
 from lsvd.avi.losses import Lambdas
-from lsvd.avi.network import FitConfig, fit
+from lsvd.avi.network import FitConfig, Trained, fit
 
 
 def codes(seed, shape, near=0.0):
@@ -178,9 +178,7 @@ def test_a_bar_only_if_asked(capsys):
 
 def test_an_edit_by_training():
     config = AVIConfig(k_z=3, norm="absolute")
-    edit = edit_prompt(
-        text_to_image(), "a person", "an old person", 1, config=config, solver=lambda *a: fit(*a).solution, steps=6
-    )
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, method=Trained(config), steps=6)
     z = edit.target.at(edit.t_target)
     assert torch.equal(edit.solution.y, fit(edit.source.at(edit.t), z, config).solution.y)
     assert torch.equal(edit.edited.codes[0], edit.solution.y)

@@ -14,6 +14,7 @@ import torch
 from accelerator import DEVICE, NAME, DeviceTensor, without_float64
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler
 from PIL import Image
+from placing import place
 from tiny import KINDS, tiny_ddpm, tiny_pipeline
 from tiny_families import build
 from torch.testing import assert_close
@@ -22,6 +23,7 @@ from untrained import BANDS, untrained
 from lsvd import avi, backbones
 from lsvd.__main__ import encoded
 from lsvd.avi import attribute, baselines, network
+from lsvd.avi import edit as editing_avi
 from lsvd.avi.callback import AddAttributes
 from lsvd.backbones import clip
 from lsvd.backbones.schedulers import remembers
@@ -188,10 +190,10 @@ def test_decomposition(limited):
 
 @pytest.mark.parametrize("more", [{}, {"branch": 0.9}, {"same_level": True, "dtau": 1}], ids=["", "branch", "level"])
 @pytest.mark.parametrize("together", [False, True])
-def test_prompt_edits(together, more):
+def test_prompt_edits(monkeypatch, together, more):
+    monkeypatch.setattr(editing_avi, "_gains", lambda device: together)
     far, near = (
-        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, together=together, **EDIT | more)
-        for backbone in both()
+        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, **place(**EDIT | more)) for backbone in both()
     )
     same(far.edited.codes, near.edited.codes)
     same(far.solution.a, near.solution.a)
@@ -199,30 +201,27 @@ def test_prompt_edits(together, more):
 
 def trained(norm):
     config = avi.AVIConfig(2, 2, norm=norm)
-    return {
-        "config": config,
-        "solver": lambda x, z, config: network.fit(x, z, config, network.FitConfig(steps=5)).solution,
-    }
+    return {"method": network.Trained(config, network.FitConfig(steps=5))}
 
 
 @pytest.mark.parametrize("more", [{}, trained("squared"), trained("absolute")], ids=["exact", "squared", "absolute"])
 def test_codes_are_integrated(limited, more):
     far, near = (
-        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, **EDIT | {"steps": 2} | more)
+        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, **place(**EDIT | {"steps": 2} | more))
         for backbone in both()
     )
     # one batch on a device, two on the CPU, which on the CPU round otherwise
     assert_close(far.edited.final.cpu(), near.edited.final, rtol=1e-4, atol=1e-4)
     assert far.solution.a.dtype == torch.float64 and far.solution.a.device.type == ("cpu" if limited else NAME)
     x, z = (walk.at(far.t).cpu() for walk in (far.source, far.target))
-    solve = more.get("solver", avi.solve)
-    same(far.solution.y, solve(x, z, far.config).y)
+    solve = more.get("method", lambda x, z: avi.solve(x, z, far.config))
+    same(far.solution.y, solve(x, z).y)
     assert torch.equal(avi.bound(x.to(DEVICE), z).cpu(), avi.bound(x, z))
 
 
 def test_attributes(limited, tmp_path):
     learned = [
-        attribute.learn(backbone, "a person", "an old person", SEEDS, together=False, **EDIT | {"steps": 3, "tx": 0.3})
+        attribute.learn(backbone, "a person", "an old person", SEEDS, **place(**EDIT | {"steps": 3, "tx": 0.3}))
         for backbone in both()
     ]
     assert torch.equal(learned[0].left, learned[1].left) and torch.equal(learned[0].right, learned[1].right)
@@ -322,7 +321,7 @@ def test_edits_are_measured(tmp_path, monkeypatch):
 
 
 def test_framework():
-    edit = avi.edit_prompt(there(), "a person", "an old person", 1, whole=True, **EDIT)
+    edit = avi.edit_prompt(there(), "a person", "an old person", 1, **place(whole=True, **EDIT))
     assert framework(edit, there())
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from placing import place
 from tiny_families import BUILDERS, SIZES, build
 from torch.testing import assert_close
 
@@ -147,11 +148,11 @@ def edits(name):
         "config": CONFIG,
         "whole": True,
     }
-    edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **settings)
+    edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **place(**settings))
     assert torch.equal(edit.source.codes, drawn(name).codes)
     assert edit.edited.final.isfinite().all() and not torch.equal(edit.edited.final, edit.source.final)
     still = avi.AVIConfig(2, 2, lambdas=exact.Lambdas(0.0, 1.0, 0.0, 1.0))  # only what keeps the source
-    same = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **{**settings, "config": still})
+    same = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **place(**{**settings, "config": still}))
     assert_close(same.edited.final, edit.source.final, rtol=1e-3, atol=1e-3)
     return edit
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from placing import place
 from tiny import text_to_image
 
 from lsvd.avi.edit import edit_prompt
@@ -122,7 +123,7 @@ def test_groups_of_columns_have_the_same_labels():
 def test_framework_draws_the_run(outputs, steps, tx, dtau):
     backbone = text_to_image()
     settings = {"tx": tx, "dtau": dtau, "steps": steps, "whole": True}
-    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), **settings)
+    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), **place(**settings))
     fig = framework.framework(edit, backbone, index=1, channel=2)
     fig.canvas.draw()
     shown = [image.get_array() for ax in fig.findobj(plt.Axes) for image in ax.images]
@@ -135,12 +136,12 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
 
 
 def test_framework_bad_arguments():
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, steps=4, tx=0.5, whole=True)
+    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, **place(steps=4, tx=0.5, whole=True))
     for kwargs in ({"index": 1}, {"channel": 4}, {"index": -1}):
         with pytest.raises(ValueError, match="there is no"):
             framework.framework(edit, text_to_image(), **kwargs)
     with pytest.raises(ValueError, match="draw it whole"):
-        framework.framework(edit_prompt(text_to_image(), "a", "an", 1, steps=4, tx=0.5), text_to_image())
+        framework.framework(edit_prompt(text_to_image(), "a", "an", 1, **place(steps=4, tx=0.5)), text_to_image())
 
 
 def test_bad_pictures():

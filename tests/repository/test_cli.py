@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from placing import place
 from tiny import WORDS, text_to_image, unconditional
 
 from lsvd import avi, backbones
@@ -45,7 +46,7 @@ def pixels(name):
 
 def made(folder, *, seeds=0, **settings):
     return avi.edit_prompt(
-        backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, whole=True, **settings
+        backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, whole=True, **place(**settings)
     )
 
 

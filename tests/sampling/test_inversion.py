@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from placing import place
 from tiny import KINDS, text_to_image
 from tiny_families import build
 from torch.testing import assert_close
@@ -130,7 +131,7 @@ def test_an_inverted_picture_is_edited():
     backbone = text_to_image()
     pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     walk = invert(backbone, backbone.encode(pictures), "a person", STEPS).trajectory
-    edit = avi.edit_prompt(backbone, walk, "an old person", tx=0.5, dtau=0, branch=1.0)
+    edit = avi.edit_prompt(backbone, walk, "an old person", **place(tx=0.5, dtau=0, branch=1.0))
     assert edit.source is walk and torch.equal(edit.target.codes[0], walk.codes[0])
     assert edit.target.settings.prompts == ("an old person",) * 2 and edit.edited.final.isfinite().all()
     assert not torch.equal(edit.edited.final, walk.final)
@@ -143,8 +144,8 @@ def test_an_inverted_picture_is_edited():
 def test_a_drawn_trajectory_is_edited_as_its_prompt_is():
     backbone = text_to_image()
     settings = {"tx": 0.5, "dtau": 0, "branch": 1.0}
-    whole = avi.edit_prompt(backbone, "a person", "an old person", [3, 4], steps=6, whole=True, **settings)
-    again = avi.edit_prompt(backbone, whole.source, "an old person", **settings)
+    whole = avi.edit_prompt(backbone, "a person", "an old person", [3, 4], **place(steps=6, whole=True, **settings))
+    again = avi.edit_prompt(backbone, whole.source, "an old person", **place(**settings))
     assert torch.equal(again.edited.codes, whole.edited.codes)
 
 

@@ -38,8 +38,8 @@ def draw(backbone, seeds=(1, 2, 3), steps=6, **kwargs):
 
 
 def starts(walk):
-    """The steps that a timestep names: schedulers of second order list some timesteps twice."""
-    return [i for i, t in enumerate(walk.timesteps) if walk.index(t) == i]
+    """The whole steps: schedulers of second order list the middles of theirs as well."""
+    return walk.schedule.whole.nonzero().flatten().tolist()
 
 
 def count_calls(backbone, work):
@@ -187,8 +187,15 @@ def test_a_replay_runs_through_the_kept_codes():
         rest = resume(backbone, walk, t, code, prompts="a young person")
     finally:
         hook.remove()
-    assert torch.equal(torch.stack(seen), torch.cat([walk.codes[:3], rest.codes[:2]]))
-    assert torch.equal(rest.codes[0], code)
+    # the source's steps had another code and another prompt: none of them is remembered
+    assert torch.equal(torch.stack(seen), rest.codes[:2]) and torch.equal(rest.codes[0], code)
+    seen.clear()
+    hook = backbone.pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(args[0].chunk(2)[0].clone()))
+    try:
+        rest = resume(backbone, walk, t)
+    finally:
+        hook.remove()
+    assert torch.equal(torch.stack(seen), walk.codes[:5]) and torch.equal(rest.codes, walk.codes[3:])
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, DPMSolverMultistepScheduler])
@@ -200,7 +207,8 @@ def test_another_code_goes_another_way(backbone, scheduler):
     code[1] *= 1.5
     rest = resume(backbone, walk, t, code)
     assert torch.equal(rest.codes[0], code)
-    assert torch.equal(rest.final[[0, 2]], walk.final[[0, 2]])
+    if scheduler is DDIMScheduler:  # the other solver begins again, for the batch as a whole
+        assert torch.equal(rest.final[[0, 2]], walk.final[[0, 2]])
     assert not torch.equal(rest.final[1], walk.final[1])
     again = resume(backbone, walk, t, code)
     assert torch.equal(again.codes, rest.codes)
@@ -257,12 +265,12 @@ def test_given_start_codes(backbone):
 
 
 def test_sample_is_run_in_batches(backbone):
-    pictures = sample(backbone, PROMPT[backbone.kind], range(5), 3, batch=2)
+    pictures = sample(backbone, PROMPT[backbone.kind], range(5), steps=3, batch=2)
     assert pictures.shape[:2] == (5, 3)
     assert_close(pictures, backbone.decode(draw(backbone, range(5), 3).final), rtol=0, atol=1e-5)
     if backbone.kind == "text-to-image":
         prompts = ["an old person", "a young person", ""]
-        mixed = sample(backbone, prompts, (1, 2, 3), 3, batch=2)
+        mixed = sample(backbone, prompts, (1, 2, 3), steps=3, batch=2)
         assert_close(mixed, backbone.decode(run(backbone, prompts, (1, 2, 3), 3).final), rtol=0, atol=1e-5)
 
 
@@ -272,7 +280,7 @@ def test_the_pipeline_is_left_as_it_was():
     walk = draw(backbone)
     with pytest.raises(RuntimeError, match="stop"):
         ddpm = backbone.with_scheduler(DDPMScheduler).scheduler
-        backbone.denoise(walk.codes[0], ddpm, 6, [""] * 3, 3.0, 0.0, None, stop)
+        backbone.denoise(walk.codes[0], ddpm, walk.settings, None, stop)
     assert backbone.pipe.scheduler is before and dict(backbone.pipe.config) == config
     assert torch.equal(before.timesteps, DDIMScheduler.from_config(before.config).timesteps)
 
@@ -296,7 +304,7 @@ def test_timesteps_off_the_schedule(backbone):
             resume(backbone, walk, t)
         with pytest.raises(ValueError, match="not on the schedule"):
             walk.at(t)
-    with pytest.raises(ValueError, match="NaN is no timestep"):
+    with pytest.raises(ValueError, match="NaN is not a timestep"):
         walk.index(float("nan"))
 
 
@@ -371,9 +379,13 @@ def test_a_multistep_solver_needs_its_past(backbone):
     backbone = backbone.with_scheduler(DPMSolverMultistepScheduler)
     walk = draw(backbone)
     rest = resume(backbone, walk, walk.timesteps[2])
-    for source, code in ((rest, None), (walk.settings, walk.codes[3])):
-        with pytest.raises(ValueError, match="remembers earlier steps"):
-            resume(backbone, source, walk.timesteps[3], code)
+    with pytest.raises(ValueError, match="remembers earlier steps: resume from the whole"):
+        resume(backbone, rest, walk.timesteps[3])
+    # from settings alone it begins again, as with any code that is put in
+    again = resume(backbone, walk.settings, walk.timesteps[3], walk.codes[3])
+    assert again.restarts == (0,) and not torch.equal(again.final, walk.final)
+    part = resume(backbone, again, walk.timesteps[4])
+    assert torch.equal(part.codes, again.codes[1:])
 
 
 @pytest.mark.parametrize(
@@ -415,9 +427,10 @@ def test_bad_prompts():
 
 
 def test_schedule_is_what_the_scheduler_says():
-    timesteps, sigma = text_to_image().schedule(5)
-    assert timesteps.tolist() == [801, 601, 401, 201, 1] and sigma == 1
-    assert text_to_image().with_scheduler(EulerDiscreteScheduler).schedule(5)[1] > 5
+    schedule = text_to_image().schedule(5)
+    assert schedule.timesteps.tolist() == [801, 601, 401, 201, 1] and schedule.sigma == 1
+    assert schedule.whole.all() and schedule.T == 1000 and len(schedule) == 5
+    assert text_to_image().with_scheduler(EulerDiscreteScheduler).schedule(5).sigma > 5
 
 
 def test_a_branch_takes_its_prompts_from_a_timestep_on():

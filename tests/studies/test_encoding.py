@@ -13,6 +13,7 @@ from tiny import KINDS, unconditional
 from torch.testing import assert_close
 from untrained import BANDS, SCENE, untrained
 
+from lsvd.backbones.schedulers import Schedule
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import Settings, Trajectory, resume, run
 from lsvd.storage import results
@@ -60,7 +61,8 @@ def by_hand(codes, seeds=None):
     """A walk of one step through these codes, shape (B, C, H, W)."""
     B = len(codes)
     s = Settings("hand", "none", ("",) * B, tuple(range(B)) if seeds is None else seeds, 1, None, 0.0)
-    return Trajectory(s, torch.tensor([900]), torch.stack([codes, codes]), 1000)
+    t = torch.tensor([900])
+    return Trajectory(s, Schedule(t, t > 0, t / 1000, 1000), torch.stack([codes, codes]))
 
 
 def noise(shape, seed, dtype=torch.float64):

@@ -1,6 +1,4 @@
-"""The small neighbourhood and its nulls on codes whose distances are known, and verdicts in their table."""
-
-import csv
+"""The small neighbourhood and its nulls on codes whose distances are known."""
 
 import pytest
 import torch
@@ -9,7 +7,6 @@ from tiny import KINDS
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import resume, run
-from lsvd.statistics import verdicts
 from lsvd.statistics.intervals import Interval
 from lsvd.studies import neighbourhood
 
@@ -102,27 +99,8 @@ def test_trajectories_that_do_not_fit_are_refused():
         (lambda: neighbourhood.bases(codes(), 11), "from 0 to 10"),
         (lambda: neighbourhood.bases(codes() * float("nan"), 4), "NaN"),
         (lambda: neighbourhood.between_pictures(codes(B=1), 4), "two seeds or more"),
-        (lambda: verdicts.verdict([]), "at least one"),
-        (lambda: verdicts.record("c", "b", Interval(0, 0, 0), 0, "perhaps"), "no verdict"),
     ],
 )
 def test_bad_input_is_explained(call, said):
     with pytest.raises(ValueError, match=said):
         call()
-
-
-def test_verdicts_are_computed_and_replaced(tmp_path, monkeypatch):
-    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
-    assert [verdicts.verdict(parts) for parts in ([True], [True, False], [False])] == [
-        verdicts.HOLDS,
-        verdicts.IN_PART,
-        verdicts.NOT,
-    ]
-    verdicts.record("small", "a", Interval(0.5, 0.4, 0.6), 0.8, verdicts.HOLDS)
-    verdicts.record("small", "b", Interval(0.5, 0.4, 0.6), 0.8, verdicts.HOLDS)
-    path = verdicts.record("small", "a", Interval(0.9, 0.8, 1.0), 0.8, verdicts.NOT)
-    with path.open(newline="") as file:
-        rows = {(r["claim"], r["backbone"]): r for r in csv.DictReader(file)}
-    assert len(rows) == 2 and rows["small", "a"]["verdict"] == verdicts.NOT
-    assert list(rows["small", "a"]) == ["claim", "backbone", "effect", "low", "high", "null", "verdict"]
-    assert rows["small", "a"]["effect"] == "0.900000"

@@ -7,7 +7,7 @@ against: a deterministic sampler carries one noise through all timesteps, and th
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from lsvd.backbones.models import Backbone
+from lsvd.checks import check_seeds
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import ChannelSVD, svd
+from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import Interval, mean
+from lsvd.statistics.verdicts import Verdict, judge
 
 Side = Literal["left", "right"]
 FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
+LATENT = "mini-sd"  # the model that stands for Stable Diffusion, which the paper finds to vary less
+CLAIMED = ("chance", "other pictures", "its noise, another's x_0", "its noise added to x_0")
+"""What a model's subspaces are to lie nearer than."""
 
 
 def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
@@ -111,9 +117,27 @@ def spread(D: Tensor) -> Tensor:
     return D[first, second].std(0)
 
 
-@dataclass(frozen=True)
+def dimensions(codes: Sequence[Tensor], shape: Sequence[int]) -> dict[tuple[Side, int], tuple[Interval, ...]]:
+    """Mean distance over pairs by side and k, for k from 1 to r - 1: of each of `codes`, (n, B, C, H, W), then chance.
+
+    shape: (H, W) of a channel. At k = r both subspaces are the whole space.
+    """
+    rank, parts = min(shape), [svd(each) for each in codes]
+    ks = [k for k in (1, 2, 4, 8, 12, 16, 24, 32, 48) if k < rank - 1] + [rank - 1]
+    return {
+        (side, k): (*(mean(over_pairs(distances(p, k, side))) for p in parts), by_chance(shape, k, side, pairs=100))
+        for side in ("left", "right")
+        for k in ks
+    }
+
+
+@dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B)."""
+    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B).
+
+    timesteps: those of the n codes, the last one 0, of x_0. dimensions: see `dimensions`, of the model and of its noise
+    added to x_0, at every third step.
+    """
 
     D: Tensor
     stochastic: Tensor
@@ -122,6 +146,8 @@ class Neighbourhood:
     mixed: Tensor
     others: Tensor
     chance: Interval
+    timesteps: Tensor
+    dimensions: dict[tuple[Side, int], tuple[Interval, ...]]
 
     def means(self) -> dict[str, Interval]:
         """Mean distance under each condition, with its interval over pictures."""
@@ -146,6 +172,11 @@ class Neighbourhood:
             "chance": mean(own - self.chance.value),
         }
 
+    def carried(self) -> Interval:
+        """Of the way from chance to the model, the part that carried noise covers with another's picture."""
+        own, alone = (over_pairs(D) for D in (self.D, self.mixed))
+        return mean((self.chance.value - alone) / (self.chance.value - own))
+
 
 def against_nulls(
     backbone: Backbone, walk: Trajectory, stochastic: Trajectory, k: int, side: Side = "left"
@@ -157,12 +188,90 @@ def against_nulls(
     s, other = walk.settings, stochastic.settings
     if s.seeds != other.seeds or s.prompts != other.prompts or (s.eta, other.eta) != (0, 1):
         raise ValueError("the two trajectories are not of the same seeds and prompts, one at eta 0 and one at eta 1")
+    shared = noised(backbone, walk)
     return Neighbourhood(
         D=distances(walk.codes, k, side),
         stochastic=distances(stochastic.codes, k, side),
         fresh=distances(noised(backbone, walk, fresh=True), k, side),
-        shared=distances(noised(backbone, walk), k, side),
+        shared=distances(shared, k, side),
         mixed=distances(noised(backbone, walk, other=True), k, side),
         others=between_pictures(walk.codes, k, side),
         chance=by_chance(walk.codes.shape[-2:], k, side),
+        timesteps=torch.cat([walk.timesteps, torch.zeros(1)]),
+        dimensions=dimensions((walk.codes[::3], shared[::3]), walk.codes.shape[-2:]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The study of some backbones, by name, with subspaces of dimension k, those of the left singular vectors."""
+
+    k: int
+    models: dict[str, Neighbourhood]
+
+    def variation(self) -> dict[str, tuple[Interval, Interval, Interval]]:
+        """The latent model's standard deviation over pairs minus that of each other model: own, null, own - null.
+
+        The null is the same with each model's noise added to x_0. By the other model's name; empty without LATENT.
+        """
+        rest, latent = dict(sorted(self.models.items())), self.models.get(LATENT)
+        rest.pop(LATENT, None)
+        found = {}
+        for name, each in rest.items() if latent else ():
+            own, null = spread(latent.D) - spread(each.D), spread(latent.shared) - spread(each.shared)
+            found[name] = mean(own), mean(null), mean(own - null)
+        return found
+
+
+def measure(
+    models: Mapping[str, Backbone],
+    prompt: str = "a person",
+    seeds: int | Sequence[int] = range(16),
+    k: int = 8,
+    *,
+    progress: bool = False,
+) -> Result:
+    """The study of the models, with trajectories that are kept on disk; prompt: of those that take one.
+
+    Raises ValueError as `against_nulls` and lsvd.sampling.kept.trajectories.
+    """
+    seeds, found = check_seeds(seeds), {}
+    for name, model in models.items():
+        asked = prompt if model.kind == "text-to-image" else None
+        walks = [trajectories(model, asked, seeds, eta=eta, batch=len(seeds), progress=progress) for eta in (0.0, 1.0)]
+        found[name] = against_nulls(model, *walks, k)
+    return Result(k, found)
+
+
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether each model lies nearer than each of CLAIMED, and whether the latent model varies less than the others.
+
+    Nearer: the whole interval of model - null lies below 0. Varies less: the latent model's standard deviation is below
+    the other's; holds if it is so by more than with both models taken out.
+    """
+    found = []
+    for name, each in result.models.items():
+        excess = each.excess()
+        for null in CLAIMED:
+            shown = judge([excess[null].high < 0])
+            found.append(Verdict("neighbourhood", f"nearer than: {null}", name, excess[null], 0.0, shown))
+    for name, (own, null, beyond) in result.variation().items():
+        shown = judge([own.high < 0, beyond.high < 0])
+        found.append(Verdict("neighbourhood", f"varies less than {name}", LATENT, own, null.value, shown))
+    return found
+
+
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/neighbourhood.csv."""
+    found = []
+    for name, each in result.models.items():
+        lines = [("left", result.k, condition, value) for condition, value in each.means().items()]
+        lines.append(("left", result.k, "standard deviation over pairs", mean(spread(each.D))))
+        for (side, k), values in each.dimensions.items():
+            labels = (f"every third step: {label}" for label in ("model", "its noise added to x_0", "chance"))
+            lines += [(side, k, label, value) for label, value in zip(labels, values, strict=True)]
+        for side, k, condition, value in lines:
+            numbers = {"value": value.value, "low": value.low, "high": value.high}
+            row = {"backbone": name, "side": side, "k": k, "condition": condition}
+            found.append(row | {head: f"{x:.4f}" for head, x in numbers.items()})
+    return found

@@ -5,22 +5,42 @@ singular values at large t, and those of fine ones rise as t falls. A factor's c
 triplets that moves it most when scaled; its rank counts from 0, the largest. Spearman's correlation of rank with t is
 then below 0 for an attribute whose carrier sinks in the order as t falls, and above 0 for one whose carrier rises.
 
-The null: the same for random directions of the same norms (lsvd.studies.encoding). The spectrum itself changes with t,
+The null: the same for random directions of the same norms (lsvd.studies.responses). The spectrum itself changes with t,
 flat in noise and steep in pictures; the band that does most merely by its norm moves too, whatever its vectors are.
 Scaling changes the energy of a code more than a random direction of the same norm does. The null does not hold that
 fixed.
+
+Triplets are also followed by themselves, from step to step (lsvd.decomposition.mobility): how far do their ranks move,
+and how far if matched with another picture's triplets?
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lsvd.statistics.intervals import Interval, percentiles, weighted_spearman
-from lsvd.studies.encoding import Responses, stack
+from lsvd.backbones.models import Backbone
+from lsvd.checks import check_seeds
+from lsvd.decomposition.mobility import Movement, Paths, chance, follow, movement
+from lsvd.decomposition.svd import svd
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import Trajectory
+from lsvd.statistics.intervals import Interval, mean, percentiles, weighted_spearman
+from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.studies.encoding import Evidence, evidence
+from lsvd.studies.responses import Responses, pictures, stack
+from lsvd.studies.survey import SAMPLES, Plan, survey
+from lsvd.testbed.reader import Reader
+from lsvd.testbed.scenes.scene import Scale
 
+FOLLOWED = 8  # triplets, those with the largest singular values
+DRAWN = 4  # pictures whose paths are drawn
+CLAIMS = {"coarse": ("coarse attributes sink in the order as t falls", -1)}
+CLAIMS |= {"fine": ("fine attributes rise in the order as t falls", 1)}
+"""The claim on each scale, and the sign of the correlation that it asks for."""
 LEAST = 1e-3  # of a move that says which band moves a factor most: below, it is rounding
 SHARE = 0.25  # of the pictures in which a factor must count to count for its scale
 
@@ -80,6 +100,160 @@ def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> di
             parts = own[which].mean(0), chance[which].mean(0), (own - chance)[which].mean(0)
             result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(n[which].min()))
     return result
+
+
+def carried(test: Evidence, step: int) -> list[int | None]:
+    """For each of the FOLLOWED first bands, the factor it moves most above chance at one timestep, or None."""
+    excess, above = test.excess[step, :FOLLOWED], test.above[step, :FOLLOWED]
+    best = excess.where(above, -1).argmax(-1).tolist()
+    return [factor if some else None for factor, some in zip(best, above.any(-1).tolist(), strict=True)]
+
+
+def gallery(
+    backbone: Backbone, walk: Trajectory, times: Sequence[float], factors: Sequence[float] = (0.0, 2.0)
+) -> Tensor:
+    """A picture, and it with each of its first FOLLOWED triplets scaled: (times * factors, 1 + FOLLOWED, 3, h, w).
+
+    The triplets are those of the first timestep, followed to the others in each channel of the walk's first picture.
+    """
+    ranks = follow(walk.codes[:-1], k=FOLLOWED, reference=walk.index(times[0])).ranks[:, 0]
+    left, rows = backbone.decode(walk.final).cpu()[:1], []
+    for t in times:
+        for factor in factors:
+            codes = [_scaled(walk.at(t), own, factor) for own in ranks[walk.index(t)].T.tolist()]
+            rows.append(torch.cat([left, pictures(backbone, walk, t, torch.stack(codes))[:, 0]]))
+    return torch.stack(rows)
+
+
+def _scaled(x: Tensor, ranks: Sequence[int], factor: float) -> Tensor:
+    """x, (B, C, H, W), with the triplet of rank ranks[c] scaled in channel c."""
+    triplets = svd(x)
+    for channel, rank in enumerate(ranks):
+        triplets = triplets.scale(rank, factor, channels=channel)
+    return triplets.recompose()
+
+
+@dataclass(frozen=True, eq=False)
+class Mobility:
+    """How far the ranks of the FOLLOWED first triplets move, and how far if matched with the next picture's triplets.
+
+    lost: share of the paths that are no better than `level` somewhere, that of matches between noise. paths: of DRAWN
+    pictures, from the middle timestep of the plan on, against timesteps, (n,).
+    """
+
+    own: Movement
+    null: Movement
+    lost: Interval
+    level: float
+    paths: Paths
+    timesteps: Tensor
+
+    def far(self) -> tuple[Interval, Interval, Interval]:
+        """Mean rank change over half the way and more: own, that of the null, and their difference."""
+        half = self.own.dt >= self.own.dt.max() / 2
+        own, null = (each.by_sample[half].mean(0) for each in (self.own, self.null))
+        return mean(own), mean(null), mean(own - null)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The study of some backbones, by name; responses, evidence and orders of those that have a reader."""
+
+    plan: Plan
+    mobility: dict[str, Mobility]
+    responses: dict[str, list[Responses]]
+    evidence: dict[str, Evidence]
+    orders: dict[str, dict[str, Order]]
+
+    def by_scale(self, name: str) -> dict[str, tuple[Order, Scale]]:
+        """The orders of one backbone: of the factors of each scale, and below them their mean, with the scale."""
+        first, found = self.responses[name][0], {}
+        for scale in get_args(Scale):
+            factors = [factor for factor, own in zip(first.names, first.scales, strict=True) if own == scale]
+            keys = {factor: factor for factor in factors} | {f"mean {scale}": scale}
+            found |= {label: (self.orders[name][key], scale) for label, key in keys.items() if key in self.orders[name]}
+        return found
+
+
+def mobility(walk: Trajectory, start: float) -> Mobility:
+    """The mobility of a trajectory's triplets; start: the timestep, a fraction of T, that the drawn paths start from.
+
+    Raises ValueError as lsvd.decomposition.mobility.follow, and for a walk of one picture, which has no null.
+    """
+    codes = walk.codes[:-1]
+    own, null = (follow(codes, k=FOLLOWED, shift=shift) for shift in (0, 1))
+    level = chance(*codes.shape[-2:])
+    return Mobility(
+        movement(own, walk.timesteps),
+        movement(null, walk.timesteps),
+        mean(1 - own.kept(level)[-1].double().mean((1, 2))),
+        level,
+        follow(codes[:, :DRAWN], k=FOLLOWED, reference=walk.index(walk.nearest(start))),
+        walk.timesteps,
+    )
+
+
+def measure(
+    models: Mapping[str, Backbone],
+    readers: Mapping[str, Reader],
+    plan: Plan | None = None,
+    seeds: int | Sequence[int] = range(SAMPLES),
+    paths: int | Sequence[int] = range(16),
+    *,
+    progress: bool = False,
+) -> Result:
+    """The study of the models, from trajectories and responses that are kept on disk.
+
+    seeds: of the responses, see lsvd.studies.survey; paths: those whose triplets are followed. Raises ValueError as
+    `mobility`, `survey` and `order`.
+    """
+    plan, paths, moved = plan or Plan(), check_seeds(paths), {}
+    for name, model in models.items():
+        prompt = plan.prompt if model.kind == "text-to-image" else None
+        walk = trajectories(model, prompt, paths, batch=len(paths), progress=progress)
+        moved[name] = mobility(walk, plan.times[len(plan.times) // 2])
+    found = {name: survey(models[name], reader, plan, seeds, progress=progress) for name, reader in readers.items()}
+    tested, orders = ({name: function(each) for name, each in found.items()} for function in (evidence, order))
+    return Result(plan, moved, found, tested, orders)
+
+
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether ranks move by more than a place, coarse attributes sink in the order as t falls, and fine ones rise.
+
+    Ranks: those of the FOLLOWED first triplets over half the way and more; the threshold of one place is ours. Sink and
+    rise: the correlation lies beyond that of the null; wholly if it lies beyond 0 itself.
+    """
+    found = []
+    for name, each in result.mobility.items():
+        moved = each.far()[0]
+        found.append(Verdict("order", "ranks move by more than a place", name, moved, 1.0, judge([moved.low > 1])))
+        for scale, (claim, sign) in CLAIMS.items():
+            if scale in result.orders.get(name, {}):
+                own = result.orders[name][scale]
+                itself, beyond = (min(sign * part.low, sign * part.high) > 0 for part in (own.rho, own.beyond))
+                found.append(Verdict("order", claim, name, own.beyond, 0.0, judge([beyond, beyond and itself])))
+    return found
+
+
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/order.csv: rank changes by the time between steps, and correlations of rank with t."""
+    found = []
+    for name, each in result.mobility.items():
+        own, null = each.own.by_sample, each.null.by_sample
+        lines = [
+            ("rank change", f"dt = {dt:g}", mean(y), mean(z), mean(y - z), len(y))
+            for dt, y, z in zip(each.own.dt.tolist(), own, null, strict=True)
+        ]
+        lines.append(("rank change", "half the way and more", *each.far(), own.shape[1]))
+        for label, its in result.orders.get(name, {}).items():
+            lines.append(("Spearman of rank and t", label, its.rho, its.null, its.beyond, its.n))
+        for measured, of, *parts, n in lines:
+            row = {"backbone": name, "measure": measured, "of": of}
+            for label, part in zip(("", "null ", "beyond "), parts, strict=True):
+                numbers = {"value": part.value, "low": part.low, "high": part.high}
+                row |= {f"{label}{end}": f"{x:.4f}" for end, x in numbers.items()}
+            found.append(row | {"n": n})
+    return found
 
 
 def _correlations(t: Sequence[float], ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Responses of many pictures, kept with the project: python -m lsvd.studies.survey [NAME ...].
 
 At each of a few timesteps each band of singular values is scaled, the denoising is finished, and a reader says how far
-each factor has moved (lsvd.studies.encoding). With 64 seeds and four models that takes some 40 minutes on two cores. So
-what was measured lies in measurements/responses, named by a digest of weights, reader and plan: notebooks read it,
-measure a part of it again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
+each factor has moved (lsvd.studies.responses). 64 seeds and four models take some 40 minutes on two cores, so
+measurements lie in measurements/responses, named by a digest of weights, reader and plan: notebooks read them, measure
+a part of them again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
 """
 
 import argparse
 import logging
+import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, config_text
 from lsvd.storage import results
-from lsvd.studies.encoding import Responses, responses
+from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
 from lsvd.testbed.reader import Reader
@@ -83,7 +85,7 @@ def survey(
     """Responses at each time of the plan, for all seeds together; those measured before are read.
 
     folder: where they are kept, measurements("responses") if None; another, such as a temporary one, to measure again.
-    Raises ValueError as lsvd.studies.encoding.responses, and for two times that are the same timestep of the schedule.
+    Raises ValueError as lsvd.studies.responses.responses, and for two times that are the same timestep of the schedule.
     """
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
@@ -104,6 +106,20 @@ def survey(
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
         for i, t in enumerate(parts[0]["timesteps"])
     ]
+
+
+def disagreement(
+    backbone: Backbone, reader: Reader, plan: Plan, found: Sequence[Responses], seeds: Sequence[int]
+) -> float:
+    """The largest difference between the moves of the first pictures of a survey and the same ones measured again.
+
+    found: the survey; seeds: of its first pictures. Infinite where a factor is visible in only one of the two. Raises
+    ValueError as `survey`.
+    """
+    with tempfile.TemporaryDirectory() as elsewhere:
+        again = torch.stack(stack(survey(backbone, reader, plan, seeds, folder=elsewhere)))
+    kept = torch.stack(stack(found))[:, :, :, : len(seeds)]
+    return (kept - again).abs().nan_to_num(0).max().item() if kept.isnan().equal(again.isnan()) else math.inf
 
 
 def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:

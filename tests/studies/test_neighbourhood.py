@@ -3,12 +3,15 @@
 import pytest
 import torch
 from tiny import KINDS
+from torch.testing import assert_close
 
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import resume, run
 from lsvd.statistics.intervals import Interval
+from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
 from lsvd.studies import neighbourhood
+from lsvd.studies.neighbourhood import Neighbourhood, Result
 
 
 def codes(n=5, B=3, C=2, H=12, W=10, seed=0):
@@ -58,6 +61,34 @@ def test_the_whole_space_is_one():
     assert neighbourhood.by_chance((12, 10), 10, "right") == Interval(0, 0, 0)
 
 
+def test_angles_of_single_vectors_are_those_of_their_scalar_products():
+    x = codes()
+    leading = svd(x).truncate(1)
+    for side, u in (("left", leading.U[..., 0]), ("right", leading.Vh[..., 0, :])):
+        cosines = (u.unsqueeze(1) * u).double().sum(-1).abs().clamp_max(1)
+        angles = cosines.arccos().mean(-1) / (torch.pi / 2)
+        off = ~torch.eye(5, dtype=torch.bool)
+        assert_close(neighbourhood.distances(x, 1, side)[off].double(), angles[off], rtol=0, atol=1e-3)
+
+
+def test_the_spread_is_the_root_of_the_variance_over_pairs():
+    D = neighbourhood.distances(codes(), 4)
+    assert_close(D, D.transpose(0, 1))
+    variance = neighbourhood.over_pairs(D**2) - neighbourhood.over_pairs(D) ** 2
+    pairs = len(D) * (len(D) - 1) / 2
+    assert_close(neighbourhood.spread(D), (variance * pairs / (pairs - 1)).sqrt(), rtol=1e-3, atol=1e-5)
+
+
+def test_dimensions_run_from_one_to_the_last_but_the_whole_space():
+    x = codes(n=3, H=9, W=12)
+    found = neighbourhood.dimensions((x, 2 * x), (9, 12))
+    assert list(found) == [(side, k) for side in ("left", "right") for k in (1, 2, 4, 8)]
+    for (side, k), (own, twice, chance) in found.items():
+        assert own.value == pytest.approx(neighbourhood.over_pairs(neighbourhood.distances(x, k, side)).mean().item())
+        assert twice.value == pytest.approx(own.value, abs=1e-4)
+        assert chance == neighbourhood.by_chance((9, 12), k, side, pairs=100)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_beside_all_its_nulls(kind):
     model, prompt = KINDS[kind](), "a person" if kind == "text-to-image" else None
@@ -79,6 +110,85 @@ def test_a_model_beside_all_its_nulls(kind):
     start = [neighbourhood.bases(x, 3) for x in (walk.codes[0], added[False][0], added[True][0])]
     own, fresh = (geodesic.distance(start[0], each).mean() for each in start[1:])
     assert own < 0.5 * fresh
+
+
+def planted(model=0.3, shared=0.5, mixed=0.5, others=0.5, chance=0.7, wide=0.1, shared_wide=0.1, B=8):
+    """Distances around these means, with a standard deviation over pairs of about `wide`."""
+
+    def around(mean, wide, seed):
+        noise = torch.randn(12, 12, B, generator=torch.Generator().manual_seed(seed))
+        return mean + wide * (noise + noise.transpose(0, 1)) / 2**0.5
+
+    D, noise = around(model, wide, 0), around(shared, shared_wide, 1)
+    plain = [around(value, 0.1, i) for i, value in enumerate((0.6, 0.6, mixed), 2)]
+    sure = Interval(chance, chance, chance)
+    return Neighbourhood(D, *plain[:2], noise, plain[2], torch.full((12, B), others), sure, torch.arange(12.0), {})
+
+
+def said(result):
+    return {(each.claim, each.backbone): each.verdict for each in neighbourhood.verdicts(result)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "nearer"),
+    [
+        ({}, {"chance", "other pictures", "its noise, another's x_0", "its noise added to x_0"}),
+        ({"shared": 0.1}, {"chance", "other pictures", "its noise, another's x_0"}),
+        ({"mixed": 0.1, "shared": 0.1}, {"chance", "other pictures"}),
+        ({"model": 0.6}, {"chance"}),
+        ({"model": 0.9}, set()),
+    ],
+)
+def test_a_model_lies_nearer_than_what_lies_farther(changes, nearer):
+    result = Result(8, {"mini-cats": planted(**changes)})
+    expected = {null: HOLDS if null in nearer else NOT for null in neighbourhood.CLAIMED}
+    assert said(result) == {(f"nearer than: {null}", "mini-cats"): word for null, word in expected.items()}
+    for each in neighbourhood.verdicts(result):
+        assert each.study == "neighbourhood" and each.null == 0
+        assert each.effect == result.models["mini-cats"].excess()[each.claim.removeprefix("nearer than: ")]
+
+
+@pytest.mark.parametrize(
+    ("latent", "word"),
+    [
+        ({"wide": 0.05}, HOLDS),
+        ({"wide": 0.05, "shared_wide": 0.01}, IN_PART),
+        ({"wide": 0.2, "shared_wide": 0.2}, NOT),
+        ({"wide": 0.2, "shared_wide": 0.5}, IN_PART),
+    ],
+)
+def test_the_latent_model_varies_less_by_more_than_its_noise_does(latent, word):
+    result = Result(8, {"mini-cats": planted(), "mini-sd": planted(**latent), "another": planted()})
+    assert said(result)["varies less than mini-cats", "mini-sd"] == word
+    assert list(result.variation()) == ["another", "mini-cats"]
+    own, null, beyond = result.variation()["another"]
+    assert own.value - null.value == pytest.approx(beyond.value)
+    assert Result(8, {"mini-cats": planted()}).variation() == {}
+
+
+def test_what_carried_noise_covers():
+    assert planted(model=0.3, mixed=0.3, chance=0.7).carried().value == pytest.approx(1, abs=0.05)
+    assert planted(model=0.3, mixed=0.6, chance=0.7).carried().value == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_study_of_models_and_its_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    models = {kind: make() for kind, make in KINDS.items()}
+    result = neighbourhood.measure(models, "a person", range(3), k=2)
+    rows = neighbourhood.rows(result)
+    for name, model in models.items():
+        each = result.models[name]
+        prompt = "a person" if name == "text-to-image" else None
+        walk = run(model, prompt, range(3))
+        assert_close(each.D, neighbourhood.distances(walk.codes, 2), rtol=1e-3, atol=1e-4)
+        assert each.timesteps.tolist() == [*walk.timesteps.tolist(), 0]
+        own = [row for row in rows if row["backbone"] == name]
+        table = {(row["side"], row["k"], row["condition"]): row["value"] for row in own}
+        assert len(table) == len(own) == len(each.means()) + 1 + 3 * len(each.dimensions)
+        for condition, value in each.means().items():
+            assert table["left", 2, condition] == f"{value.value:.4f}"
+        assert table["right", 4, "every third step: chance"] == f"{each.dimensions['right', 4][2].value:.4f}"
+    assert len(neighbourhood.verdicts(result)) == 4 * len(models)
 
 
 def test_trajectories_that_do_not_fit_are_refused():

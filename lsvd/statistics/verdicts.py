@@ -36,14 +36,14 @@ class Verdict:
             raise ValueError(f"not a verdict: {self.verdict!r}; choose from {HOLDS}, {IN_PART}, {NOT}")
 
 
-def judge(shown: Sequence[bool]) -> str:
+def judge(parts: Sequence[bool]) -> str:
     """ "holds" if all parts of a claim are shown, "does not hold" if none is, else "holds in part".
 
     Raises ValueError for a claim without parts.
     """
-    if not shown:
+    if not parts:
         raise ValueError("a claim without parts has no verdict: test at least one")
-    return HOLDS if all(shown) else IN_PART if any(shown) else NOT
+    return HOLDS if all(parts) else IN_PART if any(parts) else NOT
 
 
 def write(verdicts: Iterable[Verdict]) -> Path | None:
@@ -53,10 +53,10 @@ def write(verdicts: Iterable[Verdict]) -> Path | None:
     are no verdicts.
     """
     rows = []
-    for each in verdicts:
-        numbers = {"effect": each.effect.value, "low": each.effect.low, "high": each.effect.high, "null": each.null}
-        row = {"study": each.study, "claim": each.claim, "backbone": each.backbone}
-        rows.append(row | {name: f"{x:.6f}" for name, x in numbers.items()} | {"verdict": each.verdict})
+    for v in verdicts:
+        numbers = {"effect": v.effect.value, "low": v.effect.low, "high": v.effect.high, "null": v.null}
+        row = {"study": v.study, "claim": v.claim, "backbone": v.backbone}
+        rows.append(row | {name: f"{x:.6f}" for name, x in numbers.items()} | {"verdict": v.verdict})
     path = outputs("tables", "verdicts.csv")
     return update_csv(path, rows, ["study", "claim", "backbone"], _place) if rows else None
 
@@ -69,9 +69,9 @@ def _place(row: Mapping[str, str]) -> tuple[int, str, str]:
 
 def text(verdicts: Sequence[Verdict]) -> str:
     """Verdicts as a table for print: one line for each claim, one column for each backbone, "-" where there is none."""
-    columns = list(dict.fromkeys(each.backbone for each in verdicts))
-    cells = {(each.claim, each.backbone): each.verdict for each in verdicts}
-    claims = list(dict.fromkeys(each.claim for each in verdicts))
+    columns = list(dict.fromkeys(v.backbone for v in verdicts))
+    cells = {(v.claim, v.backbone): v.verdict for v in verdicts}
+    claims = list(dict.fromkeys(v.claim for v in verdicts))
     lines = [["", *columns], *([claim, *(cells.get((claim, name), "-") for name in columns)] for claim in claims)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("   ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

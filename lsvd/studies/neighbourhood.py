@@ -26,7 +26,7 @@ from lsvd.statistics.verdicts import Verdict, judge
 Side = Literal["left", "right"]
 FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
 LATENT = "mini-sd"  # the model that stands for Stable Diffusion, which the paper finds to vary less
-CLAIMED = ("chance", "other pictures", "its noise, another's x_0", "its noise added to x_0")
+NULLS = ("chance", "other pictures", "its noise, another's x_0", "its noise added to x_0")
 """What a model's subspaces are to lie nearer than."""
 
 
@@ -75,27 +75,26 @@ def _fraction(d: Tensor, A: Tensor) -> Tensor:
     return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
 
 
-def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
+def add_noise(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
     """Final codes with noise added by the scheduler's forward process, in the shape of walk.codes, (n + 1, B, C, H, W).
 
-    fresh: another noise for each timestep and picture, instead of one for all timesteps, that which the walk started
-    from. other: the final code of the batch's next picture instead of its own. Its own picture with its own noise is a
-    blend of the walk's two ends, and the model made that end of that noise; with another picture, noise alone is what
-    the timesteps share.
+    fresh: another noise for each timestep and picture, instead of the walk's first noise for all timesteps. other: the
+    final code of the batch's next picture instead of the same picture's. A picture with its first noise is a blend of
+    the walk's two ends, and the model made one of the other; with another picture, timesteps share noise alone.
 
-    Raises ValueError for a walk that was taken up on the way, and with `other` for a batch of one.
+    Raises ValueError for a walk that begins after the first timestep, and with `other` for a batch of one.
     """
     seeds, codes = walk.settings.seeds, []
     if walk.timesteps[0] != backbone.schedule(walk.settings.steps)[0][0]:
-        raise ValueError("a trajectory taken up on the way does not hold its first noise: give the whole one")
+        raise ValueError("a trajectory that begins after the first timestep lacks its first noise: give the whole one")
     if other and len(seeds) < 2:
         raise ValueError("one picture has no other to put in its place: take two seeds or more")
     final = walk.final.roll(-1, dims=0) if other else walk.final
-    own = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
-    scheduler = copy.deepcopy(backbone.scheduler)  # which moves its tensors to those it is given
+    start = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
+    scheduler = copy.deepcopy(backbone.scheduler)  # it moves its tensors to the device of the codes
     for i, t in enumerate(walk.timesteps):
         numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
-        noise = backbone.noise(numbers).to(final) if fresh else own
+        noise = backbone.noise(numbers).to(final) if fresh else start
         codes.append(scheduler.add_noise(final, noise, t.expand(len(seeds))))
     return torch.stack([*codes, final])
 
@@ -122,7 +121,7 @@ def dimensions(codes: Sequence[Tensor], shape: Sequence[int]) -> dict[tuple[Side
 
     shape: (H, W) of a channel. At k = r both subspaces are the whole space.
     """
-    rank, parts = min(shape), [svd(each) for each in codes]
+    rank, parts = min(shape), [svd(x) for x in codes]
     ks = [k for k in (1, 2, 4, 8, 12, 16, 24, 32, 48) if k < rank - 1] + [rank - 1]
     return {
         (side, k): (*(mean(over_pairs(distances(p, k, side))) for p in parts), by_chance(shape, k, side, pairs=100))
@@ -163,19 +162,19 @@ class Neighbourhood:
 
     def excess(self) -> dict[str, Interval]:
         """Model minus each null, paired by picture: negative where the model's subspaces lie nearer."""
-        own = over_pairs(self.D)
+        model = over_pairs(self.D)
         return {
-            "its noise added to x_0": mean(own - over_pairs(self.shared)),
-            "its noise, another's x_0": mean(own - over_pairs(self.mixed)),
-            "fresh noise added to x_0": mean(own - over_pairs(self.fresh)),
-            "other pictures": mean(own - self.others.mean(0)),
-            "chance": mean(own - self.chance.value),
+            "its noise added to x_0": mean(model - over_pairs(self.shared)),
+            "its noise, another's x_0": mean(model - over_pairs(self.mixed)),
+            "fresh noise added to x_0": mean(model - over_pairs(self.fresh)),
+            "other pictures": mean(model - self.others.mean(0)),
+            "chance": mean(model - self.chance.value),
         }
 
-    def carried(self) -> Interval:
-        """Of the way from chance to the model, the part that carried noise covers with another's picture."""
-        own, alone = (over_pairs(D) for D in (self.D, self.mixed))
-        return mean((self.chance.value - alone) / (self.chance.value - own))
+    def noise_share(self) -> Interval:
+        """The part of the way from chance to the model that carried noise alone covers, with another's picture."""
+        model, noise = (over_pairs(D) for D in (self.D, self.mixed))
+        return mean((self.chance.value - noise) / (self.chance.value - model))
 
 
 def against_nulls(
@@ -183,18 +182,18 @@ def against_nulls(
 ) -> Neighbourhood:
     """All of it for one backbone: a deterministic and a stochastic (eta = 1) trajectory of the same seeds.
 
-    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `noised`.
+    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `add_noise`.
     """
     s, other = walk.settings, stochastic.settings
     if s.seeds != other.seeds or s.prompts != other.prompts or (s.eta, other.eta) != (0, 1):
         raise ValueError("the two trajectories are not of the same seeds and prompts, one at eta 0 and one at eta 1")
-    shared = noised(backbone, walk)
+    shared = add_noise(backbone, walk)
     return Neighbourhood(
         D=distances(walk.codes, k, side),
         stochastic=distances(stochastic.codes, k, side),
-        fresh=distances(noised(backbone, walk, fresh=True), k, side),
+        fresh=distances(add_noise(backbone, walk, fresh=True), k, side),
         shared=distances(shared, k, side),
-        mixed=distances(noised(backbone, walk, other=True), k, side),
+        mixed=distances(add_noise(backbone, walk, other=True), k, side),
         others=between_pictures(walk.codes, k, side),
         chance=by_chance(walk.codes.shape[-2:], k, side),
         timesteps=torch.cat([walk.timesteps, torch.zeros(1)]),
@@ -210,17 +209,16 @@ class Result:
     models: dict[str, Neighbourhood]
 
     def variation(self) -> dict[str, tuple[Interval, Interval, Interval]]:
-        """The latent model's standard deviation over pairs minus that of each other model: own, null, own - null.
+        """The latent model's standard deviation over pairs minus another's, its null, and their difference, by name.
 
-        The null is the same with each model's noise added to x_0. By the other model's name; empty without LATENT.
+        The null is the same with noise added to x_0 in place of the models. Empty without the model LATENT.
         """
-        rest, latent = dict(sorted(self.models.items())), self.models.get(LATENT)
-        rest.pop(LATENT, None)
-        found = {}
-        for name, each in rest.items() if latent else ():
-            own, null = spread(latent.D) - spread(each.D), spread(latent.shared) - spread(each.shared)
-            found[name] = mean(own), mean(null), mean(own - null)
-        return found
+        latent, differences = self.models.get(LATENT), {}
+        for name in sorted(self.models.keys() - {LATENT}) if latent else ():
+            other = self.models[name]
+            models, noise = spread(latent.D) - spread(other.D), spread(latent.shared) - spread(other.shared)
+            differences[name] = mean(models), mean(noise), mean(models - noise)
+        return differences
 
 
 def measure(
@@ -235,43 +233,43 @@ def measure(
 
     Raises ValueError as `against_nulls` and lsvd.sampling.kept.trajectories.
     """
-    seeds, found = check_seeds(seeds), {}
+    seeds, parts = check_seeds(seeds), {}
     for name, model in models.items():
-        asked = prompt if model.kind == "text-to-image" else None
-        walks = [trajectories(model, asked, seeds, eta=eta, batch=len(seeds), progress=progress) for eta in (0.0, 1.0)]
-        found[name] = against_nulls(model, *walks, k)
-    return Result(k, found)
+        text = prompt if model.kind == "text-to-image" else None
+        walks = [trajectories(model, text, seeds, eta=eta, batch=len(seeds), progress=progress) for eta in (0.0, 1.0)]
+        parts[name] = against_nulls(model, *walks, k)
+    return Result(k, parts)
 
 
 def verdicts(result: Result) -> list[Verdict]:
-    """Whether each model lies nearer than each of CLAIMED, and whether the latent model varies less than the others.
+    """Whether each model lies nearer than each of NULLS, and whether the latent model varies less than the others.
 
     Nearer: the whole interval of model - null lies below 0. Varies less: the latent model's standard deviation is below
     the other's; holds if it is so by more than with both models taken out.
     """
-    found = []
-    for name, each in result.models.items():
-        excess = each.excess()
-        for null in CLAIMED:
-            shown = judge([excess[null].high < 0])
-            found.append(Verdict("neighbourhood", f"nearer than: {null}", name, excess[null], 0.0, shown))
-    for name, (own, null, beyond) in result.variation().items():
-        shown = judge([own.high < 0, beyond.high < 0])
-        found.append(Verdict("neighbourhood", f"varies less than {name}", LATENT, own, null.value, shown))
-    return found
+    claims = []
+    for name, model in result.models.items():
+        excess = model.excess()
+        for null in NULLS:
+            word = judge([excess[null].high < 0])
+            claims.append(Verdict("neighbourhood", f"nearer than: {null}", name, excess[null], 0.0, word))
+    for name, (difference, null, beyond) in result.variation().items():
+        word = judge([difference.high < 0, beyond.high < 0])
+        claims.append(Verdict("neighbourhood", f"varies less than {name}", LATENT, difference, null.value, word))
+    return claims
 
 
 def rows(result: Result) -> list[dict[str, str | int]]:
     """The rows of outputs/tables/neighbourhood.csv."""
-    found = []
-    for name, each in result.models.items():
-        lines = [("left", result.k, condition, value) for condition, value in each.means().items()]
-        lines.append(("left", result.k, "standard deviation over pairs", mean(spread(each.D))))
-        for (side, k), values in each.dimensions.items():
+    table = []
+    for name, model in result.models.items():
+        lines = [("left", result.k, condition, value) for condition, value in model.means().items()]
+        lines.append(("left", result.k, "standard deviation over pairs", mean(spread(model.D))))
+        for (side, k), values in model.dimensions.items():
             labels = (f"every third step: {label}" for label in ("model", "its noise added to x_0", "chance"))
             lines += [(side, k, label, value) for label, value in zip(labels, values, strict=True)]
         for side, k, condition, value in lines:
             numbers = {"value": value.value, "low": value.low, "high": value.high}
             row = {"backbone": name, "side": side, "k": k, "condition": condition}
-            found.append(row | {head: f"{x:.4f}" for head, x in numbers.items()})
-    return found
+            table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()})
+    return table

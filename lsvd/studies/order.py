@@ -36,8 +36,8 @@ from lsvd.studies.survey import SAMPLES, Plan, survey
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scenes.scene import Scale
 
-FOLLOWED = 8  # triplets, those with the largest singular values
-DRAWN = 4  # pictures whose paths are drawn
+TRIPLETS = 8  # triplets, those with the largest singular values
+PICTURES = 4  # pictures whose paths are drawn
 CLAIMS = {"coarse": ("coarse attributes sink in the order as t falls", -1)}
 CLAIMS |= {"fine": ("fine attributes rise in the order as t falls", 1)}
 """The claim on each scale, and the sign of the correlation that it asks for."""
@@ -68,17 +68,17 @@ def carriers(moved: Tensor) -> Tensor:
     return band.double().where(most >= LEAST, torch.nan)
 
 
-def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
+def order(responses: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
     """Whether carriers change their rank with t, for each factor by name; and for each scale, the mean of its factors.
 
-    found: one backbone's responses, one for each timestep, of the same pictures, bands and factors. Correlations are
-    over all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
+    responses: those of one backbone at each timestep, of the same pictures, bands and factors. Correlations are over
+    all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
     pictures for all factors. A factor is left out if it counts in fewer than two pictures, or its carrier, or that of
     the null, is the same everywhere; for its scale it must count in SHARE of them. Raises ValueError for fewer than two
     timesteps or pictures, and if responses do not fit each other.
     """
-    moved, null = stack(found)
-    t, B = [each.t for each in found], moved.shape[2]
+    moved, null = stack(responses)
+    t, B = [part.t for part in responses], moved.shape[2]
     if len(set(t)) < 2:
         raise ValueError("one timestep shows no order: take responses at two or more")
     if B < 2:
@@ -86,25 +86,25 @@ def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> di
     counts = np.random.default_rng(seed).multinomial(B, np.full(B, 1 / B), draws)
     # the first row is the sample itself
     weights = np.concatenate([np.ones((1, B), int), counts])
-    ranks = [carriers(each).numpy() for each in (moved, null)]
-    own, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
+    ranks = [carriers(part).numpy() for part in (moved, null)]
+    rho, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
     n = (np.isfinite(ranks[0]).sum(0) > 1).sum(0)
-    told = np.isfinite(own[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
-    rows = {name: [i] for i, name in enumerate(found[0].names)}
-    for i, scale in enumerate(found[0].scales):
+    valid = np.isfinite(rho[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
+    rows = {name: [i] for i, name in enumerate(responses[0].names)}
+    for i, scale in enumerate(responses[0].scales):
         rows.setdefault(scale, []).extend([i] if n[i] >= SHARE * B else [])
     result = {}
     for name, which in rows.items():
-        which = [i for i in which if told[i]]
+        which = [i for i in which if valid[i]]
         if which:
-            parts = own[which].mean(0), chance[which].mean(0), (own - chance)[which].mean(0)
+            parts = rho[which].mean(0), chance[which].mean(0), (rho - chance)[which].mean(0)
             result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(n[which].min()))
     return result
 
 
-def carried(test: Evidence, step: int) -> list[int | None]:
-    """For each of the FOLLOWED first bands, the factor it moves most above chance at one timestep, or None."""
-    excess, above = test.excess[step, :FOLLOWED], test.above[step, :FOLLOWED]
+def main_factors(test: Evidence, step: int) -> list[int | None]:
+    """For each of the TRIPLETS first bands, the factor it moves most above chance at one timestep, or None."""
+    excess, above = test.excess[step, :TRIPLETS], test.above[step, :TRIPLETS]
     best = excess.where(above, -1).argmax(-1).tolist()
     return [factor if some else None for factor, some in zip(best, above.any(-1).tolist(), strict=True)]
 
@@ -112,20 +112,20 @@ def carried(test: Evidence, step: int) -> list[int | None]:
 def gallery(
     backbone: Backbone, walk: Trajectory, times: Sequence[float], factors: Sequence[float] = (0.0, 2.0)
 ) -> Tensor:
-    """A picture, and it with each of its first FOLLOWED triplets scaled: (times * factors, 1 + FOLLOWED, 3, h, w).
+    """A picture, and it with each of its first TRIPLETS triplets scaled: (times * factors, 1 + TRIPLETS, 3, h, w).
 
     The triplets are those of the first timestep, followed to the others in each channel of the walk's first picture.
     """
-    ranks = follow(walk.codes[:-1], k=FOLLOWED, reference=walk.index(times[0])).ranks[:, 0]
+    ranks = follow(walk.codes[:-1], k=TRIPLETS, reference=walk.index(times[0])).ranks[:, 0]
     left, rows = backbone.decode(walk.final).cpu()[:1], []
     for t in times:
         for factor in factors:
-            codes = [_scaled(walk.at(t), own, factor) for own in ranks[walk.index(t)].T.tolist()]
+            codes = [_scale(walk.at(t), row, factor) for row in ranks[walk.index(t)].T.tolist()]
             rows.append(torch.cat([left, pictures(backbone, walk, t, torch.stack(codes))[:, 0]]))
     return torch.stack(rows)
 
 
-def _scaled(x: Tensor, ranks: Sequence[int], factor: float) -> Tensor:
+def _scale(x: Tensor, ranks: Sequence[int], factor: float) -> Tensor:
     """x, (B, C, H, W), with the triplet of rank ranks[c] scaled in channel c."""
     triplets = svd(x)
     for channel, rank in enumerate(ranks):
@@ -135,13 +135,13 @@ def _scaled(x: Tensor, ranks: Sequence[int], factor: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Mobility:
-    """How far the ranks of the FOLLOWED first triplets move, and how far if matched with the next picture's triplets.
+    """How far the ranks of the TRIPLETS first triplets move, and how far if matched with the next picture's triplets.
 
-    lost: share of the paths that are no better than `level` somewhere, that of matches between noise. paths: of DRAWN
-    pictures, from the middle timestep of the plan on, against timesteps, (n,).
+    lost: share of the paths with a match no better than `level`, that of matches between noise. paths: of the first
+    PICTURES pictures, from a middle timestep on, against timesteps, (n,).
     """
 
-    own: Movement
+    same: Movement
     null: Movement
     lost: Interval
     level: float
@@ -149,10 +149,10 @@ class Mobility:
     timesteps: Tensor
 
     def far(self) -> tuple[Interval, Interval, Interval]:
-        """Mean rank change over half the way and more: own, that of the null, and their difference."""
-        half = self.own.dt >= self.own.dt.max() / 2
-        own, null = (each.by_sample[half].mean(0) for each in (self.own, self.null))
-        return mean(own), mean(null), mean(own - null)
+        """Mean rank change over half the way and more, that of the null, and their difference."""
+        half = self.same.dt >= self.same.dt.max() / 2
+        same, null = (part.by_sample[half].mean(0) for part in (self.same, self.null))
+        return mean(same), mean(null), mean(same - null)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,12 +167,12 @@ class Result:
 
     def by_scale(self, name: str) -> dict[str, tuple[Order, Scale]]:
         """The orders of one backbone: of the factors of each scale, and below them their mean, with the scale."""
-        first, found = self.responses[name][0], {}
+        first, table = self.responses[name][0], {}
         for scale in get_args(Scale):
-            factors = [factor for factor, own in zip(first.names, first.scales, strict=True) if own == scale]
+            factors = [factor for factor, other in zip(first.names, first.scales, strict=True) if other == scale]
             keys = {factor: factor for factor in factors} | {f"mean {scale}": scale}
-            found |= {label: (self.orders[name][key], scale) for label, key in keys.items() if key in self.orders[name]}
-        return found
+            table |= {label: (self.orders[name][key], scale) for label, key in keys.items() if key in self.orders[name]}
+        return table
 
 
 def mobility(walk: Trajectory, start: float) -> Mobility:
@@ -181,14 +181,14 @@ def mobility(walk: Trajectory, start: float) -> Mobility:
     Raises ValueError as lsvd.decomposition.mobility.follow, and for a walk of one picture, which has no null.
     """
     codes = walk.codes[:-1]
-    own, null = (follow(codes, k=FOLLOWED, shift=shift) for shift in (0, 1))
+    same, null = (follow(codes, k=TRIPLETS, shift=shift) for shift in (0, 1))
     level = chance(*codes.shape[-2:])
     return Mobility(
-        movement(own, walk.timesteps),
+        movement(same, walk.timesteps),
         movement(null, walk.timesteps),
-        mean(1 - own.kept(level)[-1].double().mean((1, 2))),
+        mean(1 - same.kept(level)[-1].double().mean((1, 2))),
         level,
-        follow(codes[:, :DRAWN], k=FOLLOWED, reference=walk.index(walk.nearest(start))),
+        follow(codes[:, :PICTURES], k=TRIPLETS, reference=walk.index(walk.nearest(start))),
         walk.timesteps,
     )
 
@@ -207,53 +207,54 @@ def measure(
     seeds: of the responses, see lsvd.studies.survey; paths: those whose triplets are followed. Raises ValueError as
     `mobility`, `survey` and `order`.
     """
-    plan, paths, moved = plan or Plan(), check_seeds(paths), {}
+    plan, paths, moving = plan or Plan(), check_seeds(paths), {}
     for name, model in models.items():
         prompt = plan.prompt if model.kind == "text-to-image" else None
         walk = trajectories(model, prompt, paths, batch=len(paths), progress=progress)
-        moved[name] = mobility(walk, plan.times[len(plan.times) // 2])
-    found = {name: survey(models[name], reader, plan, seeds, progress=progress) for name, reader in readers.items()}
-    tested, orders = ({name: function(each) for name, each in found.items()} for function in (evidence, order))
-    return Result(plan, moved, found, tested, orders)
+        moving[name] = mobility(walk, plan.times[len(plan.times) // 2])
+    responses = {name: survey(models[name], reader, plan, seeds, progress=progress) for name, reader in readers.items()}
+    tests = ({name: test(parts) for name, parts in responses.items()} for test in (evidence, order))
+    return Result(plan, moving, responses, *tests)
 
 
 def verdicts(result: Result) -> list[Verdict]:
     """Whether ranks move by more than a place, coarse attributes sink in the order as t falls, and fine ones rise.
 
-    Ranks: those of the FOLLOWED first triplets over half the way and more; the threshold of one place is ours. Sink and
+    Ranks: those of the TRIPLETS first triplets over half the way and more; the threshold of one place is ours. Sink and
     rise: the correlation lies beyond that of the null; wholly if it lies beyond 0 itself.
     """
-    found = []
-    for name, each in result.mobility.items():
-        moved = each.far()[0]
-        found.append(Verdict("order", "ranks move by more than a place", name, moved, 1.0, judge([moved.low > 1])))
+    claims = []
+    for name, mobile in result.mobility.items():
+        moved = mobile.far()[0]
+        claims.append(Verdict("order", "ranks move by more than a place", name, moved, 1.0, judge([moved.low > 1])))
         for scale, (claim, sign) in CLAIMS.items():
             if scale in result.orders.get(name, {}):
-                own = result.orders[name][scale]
-                itself, beyond = (min(sign * part.low, sign * part.high) > 0 for part in (own.rho, own.beyond))
-                found.append(Verdict("order", claim, name, own.beyond, 0.0, judge([beyond, beyond and itself])))
-    return found
+                mean_order = result.orders[name][scale]
+                parts = mean_order.beyond, mean_order.rho
+                beyond, itself = (min(sign * part.low, sign * part.high) > 0 for part in parts)
+                claims.append(Verdict("order", claim, name, mean_order.beyond, 0.0, judge([beyond, beyond and itself])))
+    return claims
 
 
 def rows(result: Result) -> list[dict[str, str | int]]:
     """The rows of outputs/tables/order.csv: rank changes by the time between steps, and correlations of rank with t."""
-    found = []
-    for name, each in result.mobility.items():
-        own, null = each.own.by_sample, each.null.by_sample
+    table = []
+    for name, mobile in result.mobility.items():
+        same, null = mobile.same.by_sample, mobile.null.by_sample
         lines = [
             ("rank change", f"dt = {dt:g}", mean(y), mean(z), mean(y - z), len(y))
-            for dt, y, z in zip(each.own.dt.tolist(), own, null, strict=True)
+            for dt, y, z in zip(mobile.same.dt.tolist(), same, null, strict=True)
         ]
-        lines.append(("rank change", "half the way and more", *each.far(), own.shape[1]))
-        for label, its in result.orders.get(name, {}).items():
-            lines.append(("Spearman of rank and t", label, its.rho, its.null, its.beyond, its.n))
-        for measured, of, *parts, n in lines:
-            row = {"backbone": name, "measure": measured, "of": of}
+        lines.append(("rank change", "half the way and more", *mobile.far(), same.shape[1]))
+        for label, row in result.orders.get(name, {}).items():
+            lines.append(("Spearman of rank and t", label, row.rho, row.null, row.beyond, row.n))
+        for what, of, *parts, n in lines:
+            row = {"backbone": name, "measure": what, "of": of}
             for label, part in zip(("", "null ", "beyond "), parts, strict=True):
                 numbers = {"value": part.value, "low": part.low, "high": part.high}
                 row |= {f"{label}{end}": f"{x:.4f}" for end, x in numbers.items()}
-            found.append(row | {"n": n})
-    return found
+            table.append(row | {"n": n})
+    return table
 
 
 def _correlations(t: Sequence[float], ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:

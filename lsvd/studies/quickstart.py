@@ -41,7 +41,7 @@ def measure(
     prompts. Raises ValueError and KeyError as lsvd.testbed.effects.effects.
     """
     backbone, reader = rig.backbone, rig.judge
-    found, prompts = {}, {}
+    counts, prompts = {}, {}
     for level, edit in edits.items():
         before = reader.read(backbone.decode(edit.source.final))
         y = torch.lerp(edit.source.at(edit.t), edit.target.at(edit.t_target), MIXED)
@@ -53,23 +53,23 @@ def measure(
             "target prompt": alone[level],
         }
         pictures = {way: backbone.decode(walk.final) for way, walk in walks.items()}
-        found[level] = {
+        counts[level] = {
             way: effects(before, reader.read(after), reader.scene, {factor: level}) for way, after in pictures.items()
         }
         prompts[level] = edit.target.settings.prompts[0]
-    return Result(found, prompts)
+    return Result(counts, prompts)
 
 
 def rows(result: Result) -> list[dict[str, str | int]]:
     """The rows of outputs/tables/quickstart.csv; success is empty where every picture had the attribute before."""
-    found = []
+    table = []
     for level, ways in result.effects.items():
-        for way, each in ways.items():
+        for way, effect in ways.items():
             row = {"target": result.prompts[level], "method": way}
-            row |= _cells(each.success, ("success", "low", "high"))
-            row |= _cells(each.side, ("side effects", "side low", "side high"))
-            found.append(row | {"n": each.lacking})
-    return found
+            row |= _cells(effect.success, ("success", "low", "high"))
+            row |= _cells(effect.side, ("side effects", "side low", "side high"))
+            table.append(row | {"n": effect.lacking})
+    return table
 
 
 def _cells(value: Interval | None, heads: tuple[str, str, str]) -> dict[str, str]:

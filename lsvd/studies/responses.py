@@ -52,11 +52,11 @@ class Responses:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What is to be kept on disk; the rest is given by the arguments it was made with."""
+        """What is kept on disk; the arguments of `of` give the rest."""
         return {"moved": self.moved, "null": self.null}
 
 
-def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) -> tuple[Tensor, Tensor]:
+def scale_bands(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) -> tuple[Tensor, Tensor]:
     """x_t with each band's singular values multiplied by `factor` in every channel, and the null: (bands, B, C, H, W).
 
     The null adds, for each triplet, a random rank-one matrix u v^T of Frobenius norm |factor - 1| sigma_i, u and v
@@ -77,7 +77,7 @@ def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) ->
     return torch.stack(scaled), torch.stack(null)
 
 
-def scaled(walk: Trajectory, t: float | Tensor, band: int | Sequence[int], factors: Sequence[float]) -> Tensor:
+def scale_band(walk: Trajectory, t: float | Tensor, band: int | Sequence[int], factors: Sequence[float]) -> Tensor:
     """x_t with one band's singular values multiplied by each of `factors`, in every channel: (factors, B, C, H, W).
 
     Raises ValueError if t is not on the walk's schedule, and as lsvd.decomposition.svd.ChannelSVD.scale.
@@ -94,7 +94,7 @@ def pictures(
     batch: codes denoised together, whichever of the m they belong to. Raises ValueError as
     lsvd.sampling.trajectory.resume.
     """
-    parts = [drawn.cpu() for _, drawn in _finish(backbone, walk, t, codes, batch, progress)]
+    parts = [part.cpu() for _, part in _finish(backbone, walk, t, codes, batch, progress)]
     return torch.cat(parts).unflatten(0, codes.shape[:2])
 
 
@@ -103,9 +103,9 @@ def gallery(
 ) -> Tensor:
     """The pictures when each band is scaled by each factor at each timestep: (bands * times, B, factors, 3, h, w).
 
-    Raises ValueError as `scaled` and `pictures`.
+    Raises ValueError as `scale_band` and `pictures`.
     """
-    rows = [pictures(backbone, walk, t, scaled(walk, t, band, factors)) for band in bands for t in times]
+    rows = [pictures(backbone, walk, t, scale_band(walk, t, band, factors)) for band in bands for t in times]
     return torch.stack(rows).transpose(1, 2)
 
 
@@ -124,40 +124,39 @@ def responses(
 
     The cost is 2 * bands * B * (steps from t on) evaluations of the model (with guidance, twice that), `batch` codes at
     a time. Results depend on `batch` by rounding only. Pictures of any size will do, since the reader resizes them.
-    Raises ValueError as `changed` and lsvd.sampling.trajectory.resume.
+    Raises ValueError as `scale_bands` and lsvd.sampling.trajectory.resume.
     """
-    codes = torch.cat(changed(walk, t, bands, factor))
+    codes = torch.cat(scale_bands(walk, t, bands, factor))
     factors = reader.scene.factors
     before = reader.read(backbone.decode(walk.final))
     parts = [
-        moves(_rows(before, owners), reader.read(drawn), factors)
-        for owners, drawn in _finish(backbone, walk, t, codes, batch, progress)
+        moves(_rows(before, owners), reader.read(part), factors)
+        for owners, part in _finish(backbone, walk, t, codes, batch, progress)
     ]
     visible = reader.scene.visible(before.values)
     seen = torch.stack([visible[f.name] for f in factors], -1)
-    found = torch.cat(parts).unflatten(0, codes.shape[:2]).where(seen, torch.nan).cpu()
-    moved, null = found.chunk(2)
+    moved, null = torch.cat(parts).unflatten(0, codes.shape[:2]).where(seen, torch.nan).cpu().chunk(2)
     return Responses.of({"moved": moved, "null": null}, reader.scene, t, bands, factor)
 
 
-def stack(found: Sequence[Responses]) -> tuple[Tensor, Tensor]:
+def stack(responses: Sequence[Responses]) -> tuple[Tensor, Tensor]:
     """moved and null of all timesteps, shape (timesteps, bands, B, factors) each, float64, on the CPU.
 
     Raises ValueError if there are none, or they are not of the same pictures, bands and factors.
     """
-    if not found:
+    if not responses:
         raise ValueError("there are no responses: give those of one timestep at least")
-    if len({(own.names, own.bands, own.factor, own.moved.shape, own.null.shape) for own in found}) > 1:
-        raise ValueError("responses differ in pictures, bands or factors: compare those made alike but for t")
-    return tuple(torch.stack(part).cpu().double() for part in zip(*((r.moved, r.null) for r in found), strict=True))
+    if len({(r.names, r.bands, r.factor, r.moved.shape, r.null.shape) for r in responses}) > 1:
+        raise ValueError("responses differ in pictures, bands or factors: compare those that differ only in t")
+    return tuple(torch.stack(part).cpu().double() for part in zip(*((r.moved, r.null) for r in responses), strict=True))
 
 
 def _bands(bands: Bands) -> tuple[tuple[int, ...], ...]:
     """Bands as tuples of triplets."""
-    found = tuple(tuple(map(index, band)) if isinstance(band, Sequence) else (index(band),) for band in bands)
-    if not found or not all(found):
+    tuples = tuple(tuple(map(index, band)) if isinstance(band, Sequence) else (index(band),) for band in bands)
+    if not tuples or not all(tuples):
         raise ValueError("a band is empty, or there is none: name a triplet or more in each, such as [0, (1, 2)]")
-    return found
+    return tuples
 
 
 def _frames(seeds: Sequence[int], step: int, band: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -167,8 +166,8 @@ def _frames(seeds: Sequence[int], step: int, band: Sequence[int], shape: Sequenc
     for b, seed in enumerate(seeds):
         for i, triplet in enumerate(band):
             # from 1 on: to numpy a last 0 is none, and (seed, step) seeds the noise of a stochastic sampler
-            own = torch.Generator().manual_seed(mix(seed, step, triplet + 1))
-            draws[b, i] = torch.randn(C, H + W, generator=own)
+            generator = torch.Generator().manual_seed(mix(seed, step, triplet + 1))
+            draws[b, i] = torch.randn(C, H + W, generator=generator)
     return tuple(_orthonormal(part.permute(0, 2, 3, 1)) for part in draws.split([H, W], -1))
 
 
@@ -187,12 +186,12 @@ def _finish(
     s = walk.settings
     if codes.ndim != 5 or codes.shape[1] != len(s.seeds):
         raise ValueError(
-            f"codes of shape {tuple(codes.shape)} are not (m, {len(s.seeds)}, C, H, W): give those of `changed`"
+            f"codes of shape {tuple(codes.shape)} are not (m, {len(s.seeds)}, C, H, W): give those of `scale_bands`"
         )
     owners = torch.arange(len(s.seeds)).repeat(len(codes)).split(batch)
     parts = zip(owners, codes.flatten(0, 1).split(batch), strict=True)
     for rows, part in tqdm(parts, total=len(owners), desc=s.backbone, disable=not progress, leave=False):
-        seeds, prompts = (tuple(each[row] for row in rows) for each in (s.seeds, s.prompts))
+        seeds, prompts = (tuple(values[row] for row in rows) for values in (s.seeds, s.prompts))
         source = replace(walk, settings=replace(s, seeds=seeds, prompts=prompts), codes=walk.codes[:, rows])
         yield rows, backbone.decode(resume(backbone, source, t, part).final)
 

@@ -63,7 +63,7 @@ def subjects(name: str = "all", scene: str = "", device="cpu") -> tuple[dict[str
     """
     models = [backbones.load(each, device) for each in (EMBEDDED if name == "all" else [name])]
     scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
-    judges = {each: readers.load(own, device) for each, own in scenes.items() if own}
+    judges = {model: readers.load(scene, device) for model, scene in scenes.items() if scene}
     return {model.name: model for model in models}, judges
 
 
@@ -90,17 +90,17 @@ def survey(
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
     for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
-        own = seeds[start : start + CHUNK]
+        chunk = seeds[start : start + CHUNK]
         # a chunk that is not full may be the beginning of one that was measured
-        full = (*own, *range(own[-1] + 1, own[-1] + 1 + CHUNK - len(own)))
+        full = (*chunk, *range(chunk[-1] + 1, chunk[-1] + 1 + CHUNK - len(chunk)))
         if place(backbone, reader, plan, full, folder).exists():
-            own = full
+            chunk = full
 
-        def measure(own: Sequence[int] = own) -> results.Tensors:
-            return _measure(backbone, reader, plan, own, progress)
+        def measure(chunk: Sequence[int] = chunk) -> results.Tensors:
+            return _measure(backbone, reader, plan, chunk, progress)
 
-        made_by = settings(backbone, reader, plan, own)
-        parts.append(results.remember(backbone.name, made_by, measure, folder=folder or measurements("responses")))
+        label = settings(backbone, reader, plan, chunk)
+        parts.append(results.remember(backbone.name, label, measure, folder=folder or measurements("responses")))
     joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
     return [
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
@@ -109,17 +109,17 @@ def survey(
 
 
 def disagreement(
-    backbone: Backbone, reader: Reader, plan: Plan, found: Sequence[Responses], seeds: Sequence[int]
+    backbone: Backbone, reader: Reader, plan: Plan, kept: Sequence[Responses], seeds: Sequence[int]
 ) -> float:
     """The largest difference between the moves of the first pictures of a survey and the same ones measured again.
 
-    found: the survey; seeds: of its first pictures. Infinite where a factor is visible in only one of the two. Raises
+    kept: the survey; seeds: of its first pictures. Infinite where a factor is visible in only one of the two. Raises
     ValueError as `survey`.
     """
     with tempfile.TemporaryDirectory() as elsewhere:
         again = torch.stack(stack(survey(backbone, reader, plan, seeds, folder=elsewhere)))
-    kept = torch.stack(stack(found))[:, :, :, : len(seeds)]
-    return (kept - again).abs().nan_to_num(0).max().item() if kept.isnan().equal(again.isnan()) else math.inf
+    first = torch.stack(stack(kept))[:, :, :, : len(seeds)]
+    return (first - again).abs().nan_to_num(0).max().item() if first.isnan().equal(again.isnan()) else math.inf
 
 
 def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
@@ -152,8 +152,8 @@ def _measure(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int
     times = [source.nearest(time) for time in plan.times]
     if len(set(times)) < len(times):
         raise ValueError(f"two of the times {plan.times} are the same of {plan.steps} steps: take more steps")
-    found = [responses(backbone, source, reader, t, plan.bands, plan.factor, progress=progress) for t in times]
-    stacked = {name: torch.stack([each.tensors[name] for each in found]) for name in ("moved", "null")}
+    parts = [responses(backbone, source, reader, t, plan.bands, plan.factor, progress=progress) for t in times]
+    stacked = {name: torch.stack([part.tensors[name] for part in parts]) for name in ("moved", "null")}
     return stacked | {"timesteps": torch.tensor(times, dtype=torch.float64)}
 
 

@@ -117,7 +117,7 @@ def planted(coarse, fine, B=30):
 
 
 def result(found, name="mini-cats"):
-    parts = ({name: function(found)} for function in (encoding.evidence, encoding.encoded, encoding.trend))
+    parts = ({name: function(found)} for function in (encoding.evidence, encoding.scale_means, encoding.trend))
     return encoding.Result(Plan(bands=tuple((i,) for i in range(2))), {name: found}, *parts)
 
 
@@ -132,15 +132,15 @@ def test_a_scale_is_encoded_where_its_factors_move_further_than_chance(coarse, s
     own = found["encoded: coarse attributes"]
     assert (own.study, own.backbone, own.verdict, own.null) == ("encoding", "mini-cats", said, 0)
     assert found["encoded: fine attributes"].verdict == HOLDS
-    effect, by_time = study.encoded["mini-cats"]["coarse"]
+    effect, by_time = study.means["mini-cats"]["coarse"]
     assert own.effect == effect and effect.value == pytest.approx(sum(each.value for each in by_time) / 5)
     assert [each.low > 0 for each in by_time] == [x > 0 for x in coarse]
 
 
 def test_timesteps_are_judged_together():
     found = planted(ALL, ALL)
-    narrow = encoding.encoded(found[:1])["coarse"][1][0]
-    wide = encoding.encoded(found)["coarse"][1][0]
+    narrow = encoding.scale_means(found[:1])["coarse"][1][0]
+    wide = encoding.scale_means(found)["coarse"][1][0]
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
@@ -241,7 +241,7 @@ def test_bad_statistics_are_explained():
     one = synthetic(torch.zeros(2, 8, 3))
     for call, said in (
         (lambda: encoding.evidence([]), "no responses"),
-        (lambda: encoding.evidence([one, synthetic(torch.zeros(2, 7, 3))]), "made alike"),
+        (lambda: encoding.evidence([one, synthetic(torch.zeros(2, 7, 3))]), "differ only in t"),
         (lambda: encoding.evidence([synthetic(torch.full((2, 8, 3), torch.nan))]), "visible"),
         (lambda: encoding.trend([one, one]), "two or more"),
         (lambda: encoding.trend([own for own in trending(1)]), "take more pictures"),

@@ -101,8 +101,8 @@ def test_a_model_beside_all_its_nulls(kind):
     for null, value in excess.items():
         assert value.value == pytest.approx(means["model"].value - means[null].value, abs=1e-6)
     # both start from the same noise, and both kinds of added noise end in the same picture
-    added = {fresh: neighbourhood.noised(model, walk, fresh=fresh) for fresh in (True, False)}
-    mixed = neighbourhood.noised(model, walk, other=True)
+    added = {fresh: neighbourhood.add_noise(model, walk, fresh=fresh) for fresh in (True, False)}
+    mixed = neighbourhood.add_noise(model, walk, other=True)
     assert torch.equal(mixed[-1, 0], walk.final[1])
     assert torch.equal(walk.codes[0], other.codes[0])
     assert torch.equal(added[True][-1], walk.final) and torch.equal(added[False][-1], walk.final)
@@ -141,7 +141,7 @@ def said(result):
 )
 def test_a_model_lies_nearer_than_what_lies_farther(changes, nearer):
     result = Result(8, {"mini-cats": planted(**changes)})
-    expected = {null: HOLDS if null in nearer else NOT for null in neighbourhood.CLAIMED}
+    expected = {null: HOLDS if null in nearer else NOT for null in neighbourhood.NULLS}
     assert said(result) == {(f"nearer than: {null}", "mini-cats"): word for null, word in expected.items()}
     for each in neighbourhood.verdicts(result):
         assert each.study == "neighbourhood" and each.null == 0
@@ -167,8 +167,8 @@ def test_the_latent_model_varies_less_by_more_than_its_noise_does(latent, word):
 
 
 def test_what_carried_noise_covers():
-    assert planted(model=0.3, mixed=0.3, chance=0.7).carried().value == pytest.approx(1, abs=0.05)
-    assert planted(model=0.3, mixed=0.6, chance=0.7).carried().value == pytest.approx(0.25, abs=0.05)
+    assert planted(model=0.3, mixed=0.3, chance=0.7).noise_share().value == pytest.approx(1, abs=0.05)
+    assert planted(model=0.3, mixed=0.6, chance=0.7).noise_share().value == pytest.approx(0.25, abs=0.05)
 
 
 def test_the_study_of_models_and_its_table(tmp_path, monkeypatch):
@@ -197,9 +197,9 @@ def test_trajectories_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="not of the same seeds"):
         neighbourhood.against_nulls(model, walk, other, k=2)
     with pytest.raises(ValueError, match="give the whole one"):
-        neighbourhood.noised(model, resume(model, walk, walk.timesteps[2]))
+        neighbourhood.add_noise(model, resume(model, walk, walk.timesteps[2]))
     with pytest.raises(ValueError, match="two seeds or more"):
-        neighbourhood.noised(model, one, other=True)
+        neighbourhood.add_noise(model, one, other=True)
 
 
 @pytest.mark.parametrize(

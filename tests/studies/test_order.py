@@ -142,7 +142,11 @@ def test_a_factor_that_is_hardly_ever_there_does_not_count_for_its_scale():
 def test_bad_responses_are_explained():
     found = planted([FALLS, RISES])
     other = [dataclasses.replace(found[0], factor=3.0), *found[1:]]
-    for bad, said in ((found[:1], "two or more"), (planted([FALLS, RISES], B=1), "more seeds"), (other, "made alike")):
+    for bad, said in (
+        (found[:1], "two or more"),
+        (planted([FALLS, RISES], B=1), "more seeds"),
+        (other, "differ only in t"),
+    ):
         with pytest.raises(ValueError, match=said):
             order(bad)
     with pytest.raises(ValueError, match="no responses"):
@@ -203,7 +207,7 @@ def test_ranks_that_move_by_more_than_a_place(places, word):
 
 def test_paths_start_where_they_are_named():
     each = moving(6)
-    assert each.paths.reference == 6 and each.paths.ranks.shape == (11, study.DRAWN, 2, study.FOLLOWED)
+    assert each.paths.reference == 6 and each.paths.ranks.shape == (11, study.PICTURES, 2, study.TRIPLETS)
     assert each.lost.value == 0 and each.timesteps.tolist() == list(range(1000, -1, -100))
 
 
@@ -239,8 +243,8 @@ def test_factors_stand_above_the_mean_of_their_scale():
 
 def test_what_a_triplet_carries_is_what_it_moves_most_above_chance():
     test = encoding.evidence(planted([FALLS, (1, 1, 1, 1, 1)]))
-    assert study.carried(test, 0) == [0, 1, None, None, None]
-    assert study.carried(test, 3) == [None, 1, None, 0, None]
+    assert study.main_factors(test, 0) == [0, 1, None, None, None]
+    assert study.main_factors(test, 3) == [None, 1, None, 0, None]
 
 
 def test_the_table_has_every_time_and_every_order():
@@ -248,7 +252,7 @@ def test_the_table_has_every_time_and_every_order():
     rows = study.rows(own)
     table = {(row["measure"], row["of"]): row for row in rows}
     assert len(table) == len(rows) == 10 + 1 + 4 and {row["backbone"] for row in rows} == {"mini-cats"}
-    change = own.mobility["mini-cats"].own
+    change = own.mobility["mini-cats"].same
     for i in (0, 9):
         row = table["rank change", f"dt = {100 * (i + 1)}"]
         assert (row["value"], row["n"]) == (f"{change.by_sample[i].mean():.4f}", 6)
@@ -263,7 +267,7 @@ def test_a_gallery_scales_each_triplet_where_it_has_gone():
     walk = run(model, None, (3,), steps=4)
     times = walk.timesteps.tolist()[::2]
     drawn = study.gallery(model, walk, times, (1.0, 2.0))
-    assert drawn.shape == (4, 1 + study.FOLLOWED, *model.decode(walk.final).shape[1:])
+    assert drawn.shape == (4, 1 + study.TRIPLETS, *model.decode(walk.final).shape[1:])
     # scaled by one is left as it is
     assert_close(drawn[::2], drawn[:1, :1].expand_as(drawn[::2]), rtol=0, atol=1e-4)
     codes = svd(walk.at(times[0])).scale(2, 2.0).recompose()[None]

@@ -73,7 +73,7 @@ def noise(shape, seed, dtype=torch.float64):
 @given(seeds, st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True), st.floats(-3, 3), st.integers(5, 8))
 def test_the_null_is_as_large_as_the_change(seed, band, factor, width):
     x = noise((2, 3, 6, width), seed)
-    scaled, null = (codes[0] - x for codes in responses.changed(by_hand(x, (seed, 5)), 900, [band], factor))
+    scaled, null = (codes[0] - x for codes in responses.scale_bands(by_hand(x, (seed, 5)), 900, [band], factor))
     sizes = abs(factor - 1) * svd(x).S[..., band]
     assert_close(scaled.flatten(2).norm(dim=-1), sizes.norm(dim=-1), rtol=1e-9, atol=1e-12)
     assert_close(null.flatten(2).norm(dim=-1), sizes.norm(dim=-1), rtol=1e-9, atol=1e-12)
@@ -86,12 +86,12 @@ def test_the_null_is_as_large_as_the_change(seed, band, factor, width):
 def test_the_null_points_anywhere_and_knows_only_seed_step_and_triplet():
     x = noise((200, 2, 6, 5), 0)
     walk = by_hand(x)
-    null = responses.changed(walk, 900, [0, 1], 2.0)[1] - x
+    null = responses.scale_bands(walk, 900, [0, 1], 2.0)[1] - x
     part = dataclasses.replace(walk, settings=by_hand(x[:2], (7, 3)).settings, codes=walk.codes[:, [7, 3]])
-    other = responses.changed(part, 900, [1, (0, 2)], 2.0)[1] - x[[7, 3]]
+    other = responses.scale_bands(part, 900, [1, (0, 2)], 2.0)[1] - x[[7, 3]]
     assert_close(other[0], null[1, [7, 3]])
     # half the size is half the change, in the same direction
-    assert_close(responses.changed(walk, 900, [0], 1.5)[1][0] - x, null[0] / 2)
+    assert_close(responses.scale_bands(walk, 900, [0], 1.5)[1][0] - x, null[0] / 2)
     directions = (null / null.flatten(3).norm(dim=-1)[..., None, None]).flatten(0, 2)
     assert directions.mean(0).abs().max() < 4 / (len(directions) * 30) ** 0.5
     assert_close(directions.square().mean(0), torch.full((6, 5), 1 / 30).double(), rtol=0.25, atol=0)
@@ -102,13 +102,13 @@ def test_the_null_points_anywhere_and_knows_only_seed_step_and_triplet():
 
 def test_steps_have_their_own_null(walk):
     still = dataclasses.replace(walk, codes=walk.codes[:1].expand_as(walk.codes))
-    one, two = (responses.changed(still, t, [0], 2.0)[1] for t in walk.timesteps[:2])
+    one, two = (responses.scale_bands(still, t, [0], 2.0)[1] for t in walk.timesteps[:2])
     assert not torch.allclose(one, two, atol=1e-2)
 
 
 def test_the_null_is_not_the_noise_of_a_stochastic_sampler():
     x = noise((1, 1, 6, 5), 0)
-    null = (responses.changed(by_hand(x, (4,)), 900, [0], 2.0)[1] - x)[0, 0, 0]
+    null = (responses.scale_bands(by_hand(x, (4,)), 900, [0], 2.0)[1] - x)[0, 0, 0]
     own = int(np.random.SeedSequence([4, 0]).generate_state(1)[0])
     left, right = torch.randn(11, generator=torch.Generator().manual_seed(own)).double().split([6, 5])
     assert torch.cosine_similarity(null.flatten(), torch.outer(left, right).flatten(), dim=0).abs() < 0.99
@@ -116,22 +116,22 @@ def test_the_null_is_not_the_noise_of_a_stochastic_sampler():
 
 def test_one_band_scaled_by_several_factors(walk):
     t = walk.timesteps[1]
-    codes = responses.scaled(walk, t, (0, 2), (0.0, 1.0, 2.5))
+    codes = responses.scale_band(walk, t, (0, 2), (0.0, 1.0, 2.5))
     assert codes.shape == (3, *walk.final.shape)
     assert_close(codes[1], walk.at(t))
-    assert_close(codes[2], responses.changed(walk, t, [(0, 2)], 2.5)[0][0])
+    assert_close(codes[2], responses.scale_bands(walk, t, [(0, 2)], 2.5)[0][0])
     left = svd(codes[0]).S
     assert_close(left[..., :-2], svd(walk.at(t)).S[..., [1, *range(3, 8)]], rtol=1e-4, atol=1e-5)
     assert left[..., -2:].max() < 1e-5
     with pytest.raises(ValueError, match="no triplet 8"):
-        responses.scaled(walk, t, 8, (2.0,))
+        responses.scale_band(walk, t, 8, (2.0,))
 
 
 def test_a_gallery_has_a_row_for_each_band_and_timestep(walk):
     times = walk.timesteps.tolist()[1:3]
     drawn = responses.gallery(unconditional(), walk, times, [0, (1, 2)], (1.0, 2.0, 0.5))
     assert drawn.shape == (4, 3, 3, *unconditional().decode(walk.final).shape[1:])
-    codes = responses.scaled(walk, times[1], (1, 2), (0.5,))
+    codes = responses.scale_band(walk, times[1], (1, 2), (0.5,))
     expected = responses.pictures(unconditional(), walk, times[1], codes)[0]
     assert_close(drawn[3, :, 2], expected, rtol=0, atol=1e-4)
 
@@ -170,7 +170,7 @@ def test_they_are_what_one_picture_at_a_time_gives(backbone):
     walk, reader = draw(backbone), Bright()
     t, before = walk.timesteps[2], Bright().read(backbone.decode(walk.final))
     found = responses.responses(backbone, walk, reader, t, BANDS, 2.5)
-    codes = responses.changed(walk, t, BANDS, 2.5)
+    codes = responses.scale_bands(walk, t, BANDS, 2.5)
     assert_close(codes[0][1], svd(walk.at(t)).scale((1, 3), 2.5).recompose())
     for part, own in zip((found.moved, found.null), codes, strict=True):
         shown = responses.pictures(backbone, walk, t, own, batch=2)
@@ -255,7 +255,7 @@ def test_bad_walks_are_explained(walk, reader):
         (draw(KINDS["text-to-image"]()), "made with tiny-sd"),
     ):
         with pytest.raises(ValueError, match=said):
-            codes, _ = responses.changed(bad, bad.timesteps[1], [0], 2.0)
+            codes, _ = responses.scale_bands(bad, bad.timesteps[1], [0], 2.0)
             responses.pictures(unconditional(), bad, bad.timesteps[1], codes)
-    with pytest.raises(ValueError, match="those of `changed`"):
+    with pytest.raises(ValueError, match="those of `scale_bands`"):
         responses.pictures(unconditional(), walk, walk.timesteps[1], walk.final)

@@ -152,7 +152,7 @@ def follow(
     if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= rank:
         raise ValueError(f"cannot follow {k} triplets: choose a whole number from 0 to {rank}")
     if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < steps:
-        raise ValueError(f"there is no step {reference} to start from: choose from 0 to {steps - 1}")
+        raise ValueError(f"not a step: {reference}; choose a reference from 0 to {steps - 1}")
     if shift and (samples < 2 or shift % samples == 0):
         raise ValueError(f"{samples} samples shifted by {shift} are not matched with others: give two or more, shift 1")
 

@@ -37,7 +37,7 @@ def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
     rank, another side, or codes that are not finite.
     """
     if side not in ("left", "right"):
-        raise ValueError(f"there is no side {side!r}: choose left or right")
+        raise ValueError(f"not a side: {side!r}; choose left or right")
     parts = (codes if isinstance(codes, ChannelSVD) else svd(codes)).truncate(k)
     return parts.U if side == "left" else parts.Vh.mT
 

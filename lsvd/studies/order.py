@@ -36,10 +36,12 @@ from lsvd.studies.survey import SAMPLES, Plan, survey
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scenes.scene import Scale
 
-TRIPLETS = 8  # triplets, those with the largest singular values
-PICTURES = 4  # pictures whose paths are drawn
-CLAIMS = {"coarse": ("coarse attributes sink in the order as t falls", -1)}
-CLAIMS |= {"fine": ("fine attributes rise in the order as t falls", 1)}
+TRIPLETS = 8  # to follow, those with the largest singular values
+PICTURES = 4  # whose paths are drawn
+CLAIMS = {
+    "coarse": ("coarse attributes sink in the order as t falls", -1),
+    "fine": ("fine attributes rise in the order as t falls", 1),
+}
 """The claim on each scale, and the sign of the correlation that it asks for."""
 LEAST = 1e-3  # of a move that says which band moves a factor most: below, it is rounding
 SHARE = 0.25  # of the pictures in which a factor must count to count for its scale

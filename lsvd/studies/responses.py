@@ -145,7 +145,7 @@ def stack(responses: Sequence[Responses]) -> tuple[Tensor, Tensor]:
     Raises ValueError if there are none, or they are not of the same pictures, bands and factors.
     """
     if not responses:
-        raise ValueError("there are no responses: give those of one timestep at least")
+        raise ValueError("no responses: give those of one timestep or more")
     if len({(r.names, r.bands, r.factor, r.moved.shape, r.null.shape) for r in responses}) > 1:
         raise ValueError("responses differ in pictures, bands or factors: compare those that differ only in t")
     return tuple(torch.stack(part).cpu().double() for part in zip(*((r.moved, r.null) for r in responses), strict=True))
@@ -155,7 +155,7 @@ def _bands(bands: Bands) -> tuple[tuple[int, ...], ...]:
     """Bands as tuples of triplets."""
     tuples = tuple(tuple(map(index, band)) if isinstance(band, Sequence) else (index(band),) for band in bands)
     if not tuples or not all(tuples):
-        raise ValueError("a band is empty, or there is none: name a triplet or more in each, such as [0, (1, 2)]")
+        raise ValueError("no bands, or an empty one: name one triplet or more in each, such as [0, (1, 2)]")
     return tuples
 
 

@@ -40,7 +40,7 @@ def test_one_encoded_attribute_is_found_among_many():
     assert (seen.low <= seen.excess).all() and (seen.excess <= seen.high).all() and (seen.n == 20).all()
     assert seen.low[2, 4, 1] > 0.1 and seen.high[2, 4, 1] < 0.3
     assert_close(seen.excess[0], (found[0].moved - found[0].null).mean(1))
-    # it is one-sided: moving less than chance is no evidence
+    # it is one-sided: moving less than chance is not evidence
     found[2].moved[4, :, 1] -= 0.4
     assert not encoding.evidence(found[2:]).above.any()
 

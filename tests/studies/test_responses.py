@@ -231,8 +231,8 @@ def test_kept_and_restored(walk, reader, tmp_path):
 BAD = {
     "triplet": ({"bands": [0, 8]}, "no triplet 8: choose from 0 to 7"),
     "twice": ({"bands": [(1, 1)]}, "named twice"),
-    "no bands": ({"bands": []}, "name a triplet"),
-    "an empty band": ({"bands": [0, ()]}, "name a triplet"),
+    "no bands": ({"bands": []}, "name one triplet or more"),
+    "an empty band": ({"bands": [0, ()]}, "name one triplet or more"),
     "timestep": ({"t": 1.5}, "nearest"),
     "factor": ({"factor": float("nan")}, "finite factor"),
     "infinite": ({"factor": float("inf")}, "finite factor"),

@@ -52,7 +52,7 @@ def test_a_survey_is_the_responses_at_each_time(backbone, reader):
         own = responses.responses(backbone, walk, reader, each.t, PLAN.bands, PLAN.factor)
         assert_close(each.tensors, own.tensors, equal_nan=True)
         assert (each.names, each.scales, each.bands, each.factor) == (own.names, own.scales, own.bands, own.factor)
-    # nothing but rounding is different when it is measured anew
+    # nothing but rounding is different when it is measured again
     again = survey.survey(backbone, reader, PLAN, range(2), folder=outputs("again"))
     assert_close(again[0].moved, found[0].moved[:, :2], equal_nan=True, rtol=1e-3, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_a_survey_agrees_with_itself_measured_again(reader):
 
 
 @pytest.mark.parametrize("change", [{"factor": 2.0}, {"bands": ((0,),)}, {"steps": 5}, {"times": (0.5,)}])
-def test_another_plan_is_measured_anew(reader, monkeypatch, change):
+def test_another_plan_is_measured_for_itself(reader, monkeypatch, change):
     survey.survey(unconditional(), reader, PLAN, range(2))
     monkeypatch.setattr(survey, "_measure", never)
     with pytest.raises(AssertionError, match="measured again"):

@@ -90,17 +90,17 @@ def survey(
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
     for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
-        chunk = seeds[start : start + CHUNK]
+        own = seeds[start : start + CHUNK]
         # a chunk that is not full may be the beginning of one that was measured
-        full = (*chunk, *range(chunk[-1] + 1, chunk[-1] + 1 + CHUNK - len(chunk)))
+        full = (*own, *range(own[-1] + 1, own[-1] + 1 + CHUNK - len(own)))
         if place(backbone, reader, plan, full, folder).exists():
-            chunk = full
+            own = full
 
-        def measure(chunk: Sequence[int] = chunk) -> results.Tensors:
-            return _measure(backbone, reader, plan, chunk, progress)
+        def measure(own: Sequence[int] = own) -> results.Tensors:
+            return _measure(backbone, reader, plan, own, progress)
 
-        label = settings(backbone, reader, plan, chunk)
-        parts.append(results.remember(backbone.name, label, measure, folder=folder or measurements("responses")))
+        made_by = settings(backbone, reader, plan, own)
+        parts.append(results.remember(backbone.name, made_by, measure, folder=folder or measurements("responses")))
     joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
     return [
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)

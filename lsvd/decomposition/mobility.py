@@ -40,7 +40,7 @@ class Paths:
     direct: bool
 
     def kept(self, level: float) -> Tensor:
-        """Whether a path is still to be trusted, (steps, B, C, k): every match that led there is above `level`."""
+        """Whether a path can still be trusted, (steps, B, C, k): every match that led there is above `level`."""
         above = (self.similarity > level).long()
         above[self.reference] = 1
         if not self.direct:
@@ -84,10 +84,10 @@ def similarity(a: ChannelSVD, b: ChannelSVD) -> Tensor:
     dtype = torch.promote_types(a.S.dtype, b.S.dtype)
     left = (a.U.mT.to(dtype) @ b.U.to(dtype)).abs()
     right = (a.Vh.to(dtype) @ b.Vh.mT.to(dtype)).abs()
-    found = (left * right).clamp_max(1)
-    if not (found.isfinite().all() and a.S.isfinite().all() and b.S.isfinite().all()):
+    product = (left * right).clamp_max(1)
+    if not (product.isfinite().all() and a.S.isfinite().all() and b.S.isfinite().all()):
         raise ValueError("triplets hold NaN or infinity: decompose finite codes")
-    return found * (_present(a).unsqueeze(-1) & _present(b).unsqueeze(-2))
+    return product * (_present(a).unsqueeze(-1) & _present(b).unsqueeze(-2))
 
 
 def _present(d: ChannelSVD) -> Tensor:
@@ -115,11 +115,11 @@ def match(similarity: Tensor) -> tuple[Tensor, Tensor]:
     offset = np.arange(rows)[:, None] - np.arange(columns)
     handicap = TIE * (offset / max(rows, columns, 1)) ** 2
     matrices = similarity.detach().cpu().double().reshape(math.prod(lead), rows, columns).numpy()
-    found = np.full((len(matrices), rows), -1)
-    for matrix, own in zip(matrices, found, strict=True):
+    columns_of = np.full((len(matrices), rows), -1)
+    for matrix, row in zip(matrices, columns_of, strict=True):
         i, j = linear_sum_assignment(matrix - handicap, maximize=True)
-        own[i] = j
-    indices = torch.from_numpy(found).reshape(*lead, rows).to(similarity.device, torch.int64)
+        row[i] = j
+    indices = torch.from_numpy(columns_of).reshape(*lead, rows).to(similarity.device, torch.int64)
     if not columns:
         return indices, similarity.new_zeros(indices.shape)
     pairs = similarity.gather(-1, indices.clamp_min(0).unsqueeze(-1)).squeeze(-1)
@@ -152,7 +152,7 @@ def follow(
     if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= rank:
         raise ValueError(f"cannot follow {k} triplets: choose a whole number from 0 to {rank}")
     if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < steps:
-        raise ValueError(f"there is no step {reference} to start from: choose from 0 to {steps - 1}")
+        raise ValueError(f"not a step: {reference}; choose a reference from 0 to {steps - 1}")
     if shift and (samples < 2 or shift % samples == 0):
         raise ValueError(f"{samples} samples shifted by {shift} are not matched with others: give two or more, shift 1")
 
@@ -161,9 +161,9 @@ def follow(
     for s in [*range(reference + 1, steps), *range(reference - 1, -1, -1)]:
         before = s - 1 if s > reference else s + 1
         likeness = similarity(_at(triplets, reference if direct else before), _at(triplets, s, shift))
-        found, pairs = match(likeness.cpu())
-        own = ranks[reference if direct else before]
-        ranks[s], alike[s] = found.gather(-1, own), pairs.gather(-1, own)
+        partners, pairs = match(likeness.cpu())
+        last = ranks[reference if direct else before]
+        ranks[s], alike[s] = partners.gather(-1, last), pairs.gather(-1, last)
     return Paths(ranks, alike, reference, direct)
 
 
@@ -176,13 +176,13 @@ def _at(triplets: ChannelSVD, step: int, shift: int = 0) -> ChannelSVD:
 def chance(height: int, width: int, *, quantile: float = 0.99, draws: int = 100, seed: int = 0) -> float:
     """The similarity that one in a hundred matches (1 - quantile) of triplets of unrelated codes exceeds.
 
-    Found by matching `draws` pairs of height x width matrices of Gaussian noise, drawn from `seed`. Paths are lost, or
-    as good as lost, where they fall below; see `Paths.kept`. Raises ValueError for arguments out of range.
+    It is estimated from `draws` matched pairs of height x width matrices of Gaussian noise, seeded. A path is lost, or
+    as good as lost, where it falls below; see `Paths.kept`. Raises ValueError for arguments out of range.
     """
     if min(height, width, draws) < 1:
         raise ValueError(f"cannot match {draws} draws of {height} x {width} matrices: give at least 1 of each")
     if not 0 <= quantile <= 1:
-        raise ValueError(f"{quantile} is no quantile: choose from 0 to 1")
+        raise ValueError(f"not a quantile: {quantile}; choose from 0 to 1")
     noise = torch.randn(2, draws, 1, height, width, generator=torch.Generator().manual_seed(seed))
     return float(np.quantile(follow(noise).similarity[1].numpy(), quantile))
 

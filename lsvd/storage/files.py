@@ -10,7 +10,7 @@ import io
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,16 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def update_csv(
-    path: str | Path, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], order: Iterable[str] = ()
+    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    order: Iterable[str] | Callable[[Mapping[str, str]], Any] = (),
 ) -> Path:
     """Write rows into a table, in place of those that agree with one of them in all `keys`; the others stay.
 
-    Rows come in the order of `order`, by the first key; those not named there stay at the end. Returns the path. Raises
-    ValueError if the table there has other columns or is damaged, else as write_csv.
+    Rows come in the order of `order`, by the first key, those not named there at the end; or they are sorted by what
+    `order` returns for each. Returns the path. Raises ValueError if the table there has other columns or is damaged,
+    else as write_csv.
     """
     path, old = Path(path), []
     rows = [{name: str(value) for name, value in row.items()} for row in rows]
@@ -138,9 +142,10 @@ def update_csv(
     if any(set(row) != set(rows[0]) or None in row.values() for row in old):
         raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
     new = {tuple(row[key] for key in keys) for row in rows}
-    rank = {name: i for i, name in enumerate(order)}
+    rank = {} if callable(order) else {name: i for i, name in enumerate(order)}
+    place = order if callable(order) else lambda row: rank.get(row[keys[0]], len(rank))
     kept = [{name: row[name] for name in rows[0]} for row in old if tuple(row[key] for key in keys) not in new]
-    return write_csv(path, sorted([*kept, *rows], key=lambda row: rank.get(row[keys[0]], len(rank))))
+    return write_csv(path, sorted([*kept, *rows], key=place))
 
 
 @contextmanager

@@ -1,63 +1,28 @@
-"""Property 2, encoded attributes: scale singular values at one timestep, finish the denoising, read what has moved.
+"""Property 2, encoded attributes: does scaling a singular value move an attribute further than chance does?
 
-Wang et al. 2025 (arXiv 2502.02225, Figures 2 and 4) scale sigma_i of x_t and look at the pictures: attributes change
-with their singular values, fine ones at small t. Here a reader says how far each factor of the scene moves, beside a
-null of ours: a change of the same size in random directions. A move lies in [0, 1]: of a categorical factor the total
-variation distance between the reader's probabilities before and after, of a number |after - before| / range. A factor
-that cannot be told from the unchanged picture has moved by NaN there, and is left out of all statistics.
+Wang et al. 2025 (arXiv 2502.02225, Figures 2 and 4): attributes change with their singular values, coarse ones at large
+t, fine ones at small t. What is judged is the excess of a picture: how far a factor moves when a band of triplets is
+scaled, minus how far it moves in random directions of the same norm (lsvd.studies.responses).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import index
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_seeds, mix
-from lsvd.decomposition.svd import svd
-from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.statistics.intervals import Interval, mean
-from lsvd.testbed.effects import moves
-from lsvd.testbed.reader import Reader, Reading
-from lsvd.testbed.scenes.scene import Scale, Scene
+from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.studies.responses import Responses, stack
+from lsvd.studies.survey import SAMPLES, Plan, survey
+from lsvd.testbed.reader import Reader
+from lsvd.testbed.scenes.scene import Scale
 
-Bands = Sequence[int | Sequence[int]]
 LEVEL = 0.05  # of false discoveries among all that is called above chance
-
-
-@dataclass(frozen=True, eq=False)
-class Responses:
-    """How far each factor moves when sigma of each band is multiplied by `factor` at timestep t.
-
-    moved, and null for random directions of the same size: shape (bands, B, factors), float32, from 0 to 1 or NaN.
-    names and scales are those of the scene's factors; a band is a tuple of triplets, 0 the largest.
-    """
-
-    moved: Tensor
-    null: Tensor
-    names: tuple[str, ...]
-    scales: tuple[Scale, ...]
-    t: float
-    bands: tuple[tuple[int, ...], ...]
-    factor: float
-
-    @classmethod
-    def of(
-        cls, tensors: Mapping[str, Tensor], scene: Scene, t: float | Tensor, bands: Bands, factor: float
-    ) -> "Responses":
-        """Responses from their tensors, as `tensors` names them and lsvd.storage.results.remember returns them."""
-        names, scales = tuple(f.name for f in scene.factors), tuple(f.scale for f in scene.factors)
-        return cls(tensors["moved"], tensors["null"], names, scales, float(t), _bands(bands), float(factor))
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """What is to be kept on disk; the rest is given by the arguments it was made with."""
-        return {"moved": self.moved, "null": self.null}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,98 +48,32 @@ class Evidence:
         left out."""
         return (self.q <= LEVEL) & (self.excess > 0)
 
-
-def changed(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) -> tuple[Tensor, Tensor]:
-    """x_t with each band's singular values multiplied by `factor` in every channel, and the null: (bands, B, C, H, W).
-
-    The null adds, for each triplet, a random rank-one matrix u v^T of Frobenius norm |factor - 1| sigma_i, u and v
-    uniform on the sphere; those of one band are orthogonal to each other, as its triplets are, so that the whole change
-    has the norm of the one it stands for. Each is drawn from the picture's seed, the step and the triplet alone. Raises
-    ValueError if t is not on the walk's schedule, for bands that are empty or name a triplet twice or beyond the rank,
-    a factor or code that is not finite, or a walk of no pictures.
-    """
-    seeds, bands = check_seeds(walk.settings.seeds), _bands(bands)
-    step, x = walk.index(t), walk.at(t)
-    triplets = svd(x)
-    scaled, null = [], []
-    for band in bands:
-        scaled.append(triplets.scale(band, factor).recompose())
-        norms = abs(factor - 1) * triplets.S[..., list(band)]
-        left, right = (frame.to(norms) for frame in _frames(seeds, step, band, x.shape[1:]))
-        null.append((x + (left * norms.unsqueeze(-2)) @ right.mT).to(x.dtype))
-    return torch.stack(scaled), torch.stack(null)
+    @property
+    def strongest(self) -> list[tuple[int, int] | None]:
+        """Of each factor, the timestep and band of its largest excess among those above chance; None if none is."""
+        excess = self.excess.where(self.above, -1).flatten(0, 1)
+        cells = [divmod(i, self.above.shape[1]) for i in excess.argmax(0).tolist()]
+        return [cell if some else None for cell, some in zip(cells, self.above.any(0).any(0).tolist(), strict=True)]
 
 
-def scaled(walk: Trajectory, t: float | Tensor, band: int | Sequence[int], factors: Sequence[float]) -> Tensor:
-    """x_t with one band's singular values multiplied by each of `factors`, in every channel: (factors, B, C, H, W).
-
-    Raises ValueError if t is not on the walk's schedule, and as lsvd.decomposition.svd.ChannelSVD.scale.
-    """
-    triplets = svd(walk.at(t))
-    return torch.stack([triplets.scale(band, factor).recompose() for factor in factors])
-
-
-def pictures(
-    backbone: Backbone, walk: Trajectory, t: float | Tensor, codes: Tensor, *, batch: int = 64, progress: bool = False
-) -> Tensor:
-    """The pictures that changed codes, shape (m, B, C, H, W), end in: (m, B, 3, height, width) in [0, 1], on the CPU.
-
-    batch: codes denoised together, whichever of the m they belong to. Raises ValueError as
-    lsvd.sampling.trajectory.resume.
-    """
-    parts = [drawn.cpu() for _, drawn in _finish(backbone, walk, t, codes, batch, progress)]
-    return torch.cat(parts).unflatten(0, codes.shape[:2])
-
-
-def responses(
-    backbone: Backbone,
-    walk: Trajectory,
-    reader: Reader,
-    t: float | Tensor,
-    bands: Bands,
-    factor: float,
-    *,
-    batch: int = 64,
-    progress: bool = False,
-) -> Responses:
-    """How far each factor of the reader's scene moves when each band of x_t is scaled, beside its null.
-
-    The cost is 2 * bands * B * (steps from t on) evaluations of the model (with guidance, twice that), `batch` codes at
-    a time. Results depend on `batch` by rounding only. Pictures of any size will do, since the reader resizes them.
-    Raises ValueError as `changed` and lsvd.sampling.trajectory.resume.
-    """
-    codes = torch.cat(changed(walk, t, bands, factor))
-    factors = reader.scene.factors
-    before = reader.read(backbone.decode(walk.final))
-    parts = [
-        moves(_rows(before, owners), reader.read(drawn), factors)
-        for owners, drawn in _finish(backbone, walk, t, codes, batch, progress)
-    ]
-    visible = reader.scene.visible(before.values)
-    seen = torch.stack([visible[f.name] for f in factors], -1)
-    found = torch.cat(parts).unflatten(0, codes.shape[:2]).where(seen, torch.nan).cpu()
-    moved, null = found.chunk(2)
-    return Responses.of({"moved": moved, "null": null}, reader.scene, t, bands, factor)
-
-
-def evidence(found: Sequence[Responses]) -> Evidence:
+def evidence(responses: Sequence[Responses]) -> Evidence:
     """The test of each band and factor at each timestep: does it move further than in random directions?
 
-    found: one backbone's responses, one for each timestep, of the same pictures, bands and factors. p is that of
+    responses: those of one backbone at each timestep, of the same pictures, bands and factors. p is that of
     Wilcoxon's signed-rank test of moved - null: if a triplet is no better than a random direction, the two could be
     exchanged in each picture, and that is all the test asks for. Ranks keep a few pictures that change altogether from
     deciding, and no resampling limits how small p can be: it must be small to outlive the correction, which is for all
     cells together and right under any dependence between them (Benjamini and Yekutieli 2001), as they share pictures.
     With fewer than about 16 pictures (p >= 2^-n) hardly anything can. Raises ValueError if responses do not fit.
     """
-    d = _excess(found).movedim(2, -1)
+    d = _excess(responses).movedim(2, -1)
     values = np.full((5, *d.shape[:-1]), np.nan)
     n = d.isfinite().sum(-1)
     for cell in np.argwhere(n.numpy() > 1):
-        own = d[tuple(cell)].numpy()
-        own = own[np.isfinite(own)]
-        effect = mean(own)
-        p = stats.wilcoxon(own, alternative="greater", zero_method="zsplit").pvalue
+        excess = d[tuple(cell)].numpy()
+        excess = excess[np.isfinite(excess)]
+        effect = mean(excess)
+        p = stats.wilcoxon(excess, alternative="greater", zero_method="zsplit").pvalue
         values[:4, *cell] = effect.value, effect.low, effect.high, p
     tested = np.isfinite(values[3])
     if not tested.any():
@@ -183,17 +82,44 @@ def evidence(found: Sequence[Responses]) -> Evidence:
     return Evidence(*torch.from_numpy(values), n)
 
 
-def by_scale(found: Sequence[Responses]) -> dict[Scale, Tensor]:
+def by_scale(responses: Sequence[Responses]) -> dict[Scale, Tensor]:
     """moved - null of each picture, mean over bands and over the factors of one scale: (timesteps, B), float64.
 
-    found: as for `evidence`. NaN where no factor of the scale is visible.
+    responses: as for `evidence`. NaN where no factor of the scale is visible.
     """
-    d, scales = _excess(found), found[0].scales
-    which = {scale: [i for i, own in enumerate(scales) if own == scale] for scale in ("coarse", "middle", "fine")}
-    return {scale: d[..., columns].nanmean((1, 3)) for scale, columns in which.items() if columns}
+    d = _excess(responses)
+    return {scale: d[..., columns].nanmean((1, 3)) for scale, columns in _columns(responses).items()}
 
 
-def trend(found: Sequence[Responses]) -> dict[str, Interval]:
+def moves(responses: Sequence[Responses]) -> tuple[dict[Scale, Tensor], dict[Scale, Tensor]]:
+    """Mean move of the factors of each scale, (timesteps,): when bands are scaled, and in random directions."""
+    moved, null = (
+        {scale: part[..., columns].nanmean((1, 2, 3)) for scale, columns in _columns(responses).items()}
+        for part in stack(responses)
+    )
+    return moved, null
+
+
+def scale_means(responses: Sequence[Responses]) -> dict[Scale, tuple[Interval, list[Interval]]]:
+    """The mean excess of each scale: over all timesteps with its 95% interval, and at each timestep.
+
+    The intervals at the timesteps are judged together, so their level is 1 - 0.05 / (number of timesteps).
+    """
+    means, level = {}, 1 - 0.05 / len(responses)
+    for scale, excess in by_scale(responses).items():
+        overall = excess.nanmean(0)
+        by_time = [mean(row[row.isfinite()], level=level) for row in excess]
+        means[scale] = mean(overall[overall.isfinite()]), by_time
+    return means
+
+
+def curves(responses: Sequence[Responses]) -> dict[Scale, Tensor]:
+    """The mean excess of each scale at each timestep with the ends of its 95% interval, shape (3, timesteps)."""
+    means = {scale: [mean(row[row.isfinite()]) for row in excess] for scale, excess in by_scale(responses).items()}
+    return {scale: torch.tensor([(x.value, x.low, x.high) for x in values]).T for scale, values in means.items()}
+
+
+def trend(responses: Sequence[Responses]) -> dict[str, Interval]:
     """Whether responses grow with t: Spearman's correlation of `by_scale` with t in each picture, mean over pictures.
 
     One interval for each scale, by bootstrap over pictures, and for "coarse - fine", paired by picture: positive if
@@ -202,31 +128,83 @@ def trend(found: Sequence[Responses]) -> dict[str, Interval]:
     everything moves most would settle the centre of all scales. Pictures in which a scale is not visible, or answers
     the same at all t, are left out. Raises ValueError for fewer than two timesteps or pictures, and as `evidence`.
     """
-    curves = by_scale(found)
-    t = [own.t for own in found]
+    curves = by_scale(responses)
+    t = [part.t for part in responses]
     if len(set(t)) < 2:
         raise ValueError("one timestep shows no trend: take responses at two or more")
     rho = {scale: np.array([_correlation(t, y) for y in curve.T.numpy()]) for scale, curve in curves.items()}
     if "coarse" in rho and "fine" in rho:
         rho["coarse - fine"] = rho["coarse"] - rho["fine"]
-    return {name: mean(each[np.isfinite(each)]) for name, each in rho.items()}
+    return {name: mean(values[np.isfinite(values)]) for name, values in rho.items()}
 
 
-def stack(found: Sequence[Responses]) -> tuple[Tensor, Tensor]:
-    """moved and null of all timesteps, shape (timesteps, bands, B, factors) each, float64, on the CPU.
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The study of some backbones, by name: responses, and what `evidence`, `scale_means` and `trend` say of them."""
 
-    Raises ValueError if there are none, or they are not of the same pictures, bands and factors.
+    plan: Plan
+    responses: dict[str, list[Responses]]
+    evidence: dict[str, Evidence]
+    means: dict[str, dict[Scale, tuple[Interval, list[Interval]]]]
+    trends: dict[str, dict[str, Interval]]
+
+
+def measure(
+    models: Mapping[str, Backbone],
+    readers: Mapping[str, Reader],
+    plan: Plan | None = None,
+    seeds: int | Sequence[int] = range(SAMPLES),
+    *,
+    progress: bool = False,
+) -> Result:
+    """The study of all models that have a reader; responses measured before are read, see lsvd.studies.survey.
+
+    Raises ValueError as `survey`, `evidence` and `trend`.
     """
-    if not found:
-        raise ValueError("there are no responses: give those of one timestep at least")
-    if len({(own.names, own.bands, own.factor, own.moved.shape, own.null.shape) for own in found}) > 1:
-        raise ValueError("responses differ in pictures, bands or factors: compare those made alike but for t")
-    return tuple(torch.stack(part).cpu().double() for part in zip(*((r.moved, r.null) for r in found), strict=True))
+    plan = plan or Plan()
+    responses = {name: survey(models[name], reader, plan, seeds, progress=progress) for name, reader in readers.items()}
+    tests = ({name: test(parts) for name, parts in responses.items()} for test in (evidence, scale_means, trend))
+    return Result(plan, responses, *tests)
 
 
-def _excess(found: Sequence[Responses]) -> Tensor:
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether each scale is encoded, and whether coarse factors answer at large t and fine ones at small t.
+
+    Encoded: the mean excess lies above 0 at every timestep, in part at some. Coarse at large t, fine at small t: the
+    difference of the correlations with t lies above 0; wholly if coarse lies above 0 and fine below 0 as well.
+    """
+    claims = []
+    for name, scales in result.means.items():
+        for scale, (effect, by_time) in scales.items():
+            word = judge([value.low > 0 for value in by_time])
+            claims.append(Verdict("encoding", f"encoded: {scale} attributes", name, effect, 0.0, word))
+        trends = result.trends[name]
+        if "coarse - fine" in trends:
+            more = trends["coarse - fine"].low > 0
+            word = judge([more, more and trends["coarse"].low > 0, more and trends["fine"].high < 0])
+            claim = "coarse at large t, fine at small t"
+            claims.append(Verdict("encoding", claim, name, trends["coarse - fine"], 0.0, word))
+    return claims
+
+
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/encoding.csv: every cell of timestep, band and factor that was tested."""
+    table = []
+    for name, parts in result.responses.items():
+        test = result.evidence[name]
+        moved, null = (part.nanmean(2) for part in stack(parts))
+        numbers = {"moved": moved, "null": null, "excess": test.excess, "low": test.low, "high": test.high}
+        for i, j, f in test.q.isfinite().nonzero().tolist():
+            row = {"backbone": name, "t": f"{parts[i].t:g}", "triplets": result.plan.names[j]}
+            row |= {"factor": parts[i].names[f], "scale": parts[i].scales[f]}
+            row |= {head: f"{values[i, j, f]:.4f}" for head, values in numbers.items()}
+            table.append(row | {"q": f"{test.q[i, j, f]:.2g}", "n": int(test.n[i, j, f])})
+    return table
+
+
+def _excess(responses: Sequence[Responses]) -> Tensor:
     """moved - null of all timesteps, shape (timesteps, bands, B, factors), float64, on the CPU."""
-    moved, null = stack(found)
+    moved, null = stack(responses)
     return moved - null
 
 
@@ -235,52 +213,7 @@ def _correlation(t: Sequence[float], y: np.ndarray) -> float:
     return stats.spearmanr(t, y).statistic if varied else np.nan
 
 
-def _bands(bands: Bands) -> tuple[tuple[int, ...], ...]:
-    """Bands as tuples of triplets."""
-    found = tuple(tuple(map(index, band)) if isinstance(band, Sequence) else (index(band),) for band in bands)
-    if not found or not all(found):
-        raise ValueError("a band is empty, or there is none: name a triplet or more in each, such as [0, (1, 2)]")
-    return found
-
-
-def _frames(seeds: Sequence[int], step: int, band: Sequence[int], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Random directions, one for each triplet of a band, orthonormal columns: (B, C, H, k) and (B, C, W, k)."""
-    C, H, W = shape
-    draws = torch.empty(len(seeds), len(band), C, H + W, dtype=torch.float64)
-    for b, seed in enumerate(seeds):
-        for i, triplet in enumerate(band):
-            # from 1 on: to numpy a last 0 is none, and (seed, step) seeds the noise of a stochastic sampler
-            own = torch.Generator().manual_seed(mix(seed, step, triplet + 1))
-            draws[b, i] = torch.randn(C, H + W, generator=own)
-    return tuple(_orthonormal(part.permute(0, 2, 3, 1)) for part in draws.split([H, W], -1))
-
-
-def _orthonormal(A: Tensor) -> Tensor:
-    """Q of A = QR with the signs that make it uniform for a Gaussian A: LAPACK's own depend on the first entries."""
-    Q, R = torch.linalg.qr(A)
-    return Q * R.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
-
-
-def _finish(
-    backbone: Backbone, walk: Trajectory, t: float | Tensor, codes: Tensor, batch: int, progress: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which of the B pictures each of up to `batch` codes belongs to, and the pictures that these codes end in."""
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"cannot take {batch} codes at a time: choose a whole number from 1")
-    s = walk.settings
-    if codes.ndim != 5 or codes.shape[1] != len(s.seeds):
-        raise ValueError(
-            f"codes of shape {tuple(codes.shape)} are not (m, {len(s.seeds)}, C, H, W): give those of `changed`"
-        )
-    owners = torch.arange(len(s.seeds)).repeat(len(codes)).split(batch)
-    parts = zip(owners, codes.flatten(0, 1).split(batch), strict=True)
-    for rows, part in tqdm(parts, total=len(owners), desc=s.backbone, disable=not progress, leave=False):
-        seeds, prompts = (tuple(each[row] for row in rows) for each in (s.seeds, s.prompts))
-        source = replace(walk, settings=replace(s, seeds=seeds, prompts=prompts), codes=walk.codes[:, rows])
-        yield rows, backbone.decode(resume(backbone, source, t, part).final)
-
-
-def _rows(reading: Reading, rows: Tensor) -> Reading:
-    """A reading of these pictures, which may come more than once."""
-    tables = (reading.levels, reading.probabilities, reading.numbers)
-    return Reading(*({name: values[rows] for name, values in table.items()} for table in tables))
+def _columns(responses: Sequence[Responses]) -> dict[Scale, list[int]]:
+    """The places of each scale's factors; scales without factors are left out."""
+    which = {scale: [i for i, other in enumerate(responses[0].scales) if other == scale] for scale in get_args(Scale)}
+    return {scale: columns for scale, columns in which.items() if columns}

@@ -7,7 +7,7 @@ against: a deterministic sampler carries one noise through all timesteps, and th
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from lsvd.backbones.models import Backbone
+from lsvd.checks import check_seeds
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import ChannelSVD, svd
+from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import Interval, mean
+from lsvd.statistics.verdicts import Verdict, judge
 
 Side = Literal["left", "right"]
 FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
+LATENT = "mini-sd"  # the model that stands for Stable Diffusion, which the paper finds to vary less
+NULLS = ("chance", "other pictures", "its noise, another's x_0", "its noise added to x_0")
+"""What a model's subspaces are to lie nearer than."""
 
 
 def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
@@ -31,7 +37,7 @@ def bases(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor:
     rank, another side, or codes that are not finite.
     """
     if side not in ("left", "right"):
-        raise ValueError(f"there is no side {side!r}: choose left or right")
+        raise ValueError(f"not a side: {side!r}; choose left or right")
     parts = (codes if isinstance(codes, ChannelSVD) else svd(codes)).truncate(k)
     return parts.U if side == "left" else parts.Vh.mT
 
@@ -69,27 +75,26 @@ def _fraction(d: Tensor, A: Tensor) -> Tensor:
     return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
 
 
-def noised(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
+def add_noise(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, other: bool = False) -> Tensor:
     """Final codes with noise added by the scheduler's forward process, in the shape of walk.codes, (n + 1, B, C, H, W).
 
-    fresh: another noise for each timestep and picture, instead of one for all timesteps, that which the walk started
-    from. other: the final code of the batch's next picture instead of its own. Its own picture with its own noise is a
-    blend of the walk's two ends, and the model made that end of that noise; with another picture, noise alone is what
-    the timesteps share.
+    fresh: another noise for each timestep and picture, instead of the walk's first noise for all timesteps. other: the
+    final code of the batch's next picture instead of the same picture's. A picture with its first noise is a blend of
+    the walk's two ends, and the model made one of the other; with another picture, timesteps share noise alone.
 
-    Raises ValueError for a walk that was taken up on the way, and with `other` for a batch of one.
+    Raises ValueError for a walk that begins after the first timestep, and with `other` for a batch of one.
     """
     seeds, codes = walk.settings.seeds, []
     if walk.timesteps[0] != backbone.schedule(walk.settings.steps).timesteps[0]:
-        raise ValueError("a trajectory taken up on the way does not hold its first noise: give the whole one")
+        raise ValueError("a trajectory that begins after the first timestep lacks its first noise: give the whole one")
     if other and len(seeds) < 2:
         raise ValueError("one picture has no other to put in its place: take two seeds or more")
     final = walk.final.roll(-1, dims=0) if other else walk.final
-    own = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
-    scheduler = copy.deepcopy(backbone.scheduler)  # which moves its tensors to those it is given
+    start = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
+    scheduler = copy.deepcopy(backbone.scheduler)  # it moves its tensors to the device of the codes
     for i, t in enumerate(walk.timesteps):
         numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
-        noise = backbone.noise(numbers).to(final) if fresh else own
+        noise = backbone.noise(numbers).to(final) if fresh else start
         codes.append(scheduler.add_noise(final, noise, t.expand(len(seeds))))
     return torch.stack([*codes, final])
 
@@ -111,9 +116,27 @@ def spread(D: Tensor) -> Tensor:
     return D[first, second].std(0)
 
 
-@dataclass(frozen=True)
+def dimensions(codes: Sequence[Tensor], shape: Sequence[int]) -> dict[tuple[Side, int], tuple[Interval, ...]]:
+    """Mean distance over pairs by side and k, for k from 1 to r - 1: of each of `codes`, (n, B, C, H, W), then chance.
+
+    shape: (H, W) of a channel. At k = r both subspaces are the whole space.
+    """
+    rank, parts = min(shape), [svd(x) for x in codes]
+    ks = [k for k in (1, 2, 4, 8, 12, 16, 24, 32, 48) if k < rank - 1] + [rank - 1]
+    return {
+        (side, k): (*(mean(over_pairs(distances(p, k, side))) for p in parts), by_chance(shape, k, side, pairs=100))
+        for side in ("left", "right")
+        for k in ks
+    }
+
+
+@dataclass(frozen=True, eq=False)
 class Neighbourhood:
-    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B)."""
+    """Distances within trajectories of B pictures and within their nulls; D: shape (n, n, B), others: (n, B).
+
+    timesteps: those of the n codes, the last one 0, of x_0. dimensions: see `dimensions`, of the model and of its noise
+    added to x_0, at every third step.
+    """
 
     D: Tensor
     stochastic: Tensor
@@ -122,6 +145,8 @@ class Neighbourhood:
     mixed: Tensor
     others: Tensor
     chance: Interval
+    timesteps: Tensor
+    dimensions: dict[tuple[Side, int], tuple[Interval, ...]]
 
     def means(self) -> dict[str, Interval]:
         """Mean distance under each condition, with its interval over pictures."""
@@ -137,14 +162,19 @@ class Neighbourhood:
 
     def excess(self) -> dict[str, Interval]:
         """Model minus each null, paired by picture: negative where the model's subspaces lie nearer."""
-        own = over_pairs(self.D)
+        model = over_pairs(self.D)
         return {
-            "its noise added to x_0": mean(own - over_pairs(self.shared)),
-            "its noise, another's x_0": mean(own - over_pairs(self.mixed)),
-            "fresh noise added to x_0": mean(own - over_pairs(self.fresh)),
-            "other pictures": mean(own - self.others.mean(0)),
-            "chance": mean(own - self.chance.value),
+            "its noise added to x_0": mean(model - over_pairs(self.shared)),
+            "its noise, another's x_0": mean(model - over_pairs(self.mixed)),
+            "fresh noise added to x_0": mean(model - over_pairs(self.fresh)),
+            "other pictures": mean(model - self.others.mean(0)),
+            "chance": mean(model - self.chance.value),
         }
+
+    def noise_share(self) -> Interval:
+        """The part of the way from chance to the model that carried noise alone covers, with another's picture."""
+        model, noise = (over_pairs(D) for D in (self.D, self.mixed))
+        return mean((self.chance.value - noise) / (self.chance.value - model))
 
 
 def against_nulls(
@@ -152,17 +182,94 @@ def against_nulls(
 ) -> Neighbourhood:
     """All of it for one backbone: a deterministic and a stochastic (eta = 1) trajectory of the same seeds.
 
-    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `noised`.
+    Raises ValueError if the two are not that, and as `bases`, `between_pictures` and `add_noise`.
     """
     s, other = walk.settings, stochastic.settings
     if s.seeds != other.seeds or s.prompts != other.prompts or (s.eta, other.eta) != (0, 1):
         raise ValueError("the two trajectories are not of the same seeds and prompts, one at eta 0 and one at eta 1")
+    shared = add_noise(backbone, walk)
     return Neighbourhood(
         D=distances(walk.codes, k, side),
         stochastic=distances(stochastic.codes, k, side),
-        fresh=distances(noised(backbone, walk, fresh=True), k, side),
-        shared=distances(noised(backbone, walk), k, side),
-        mixed=distances(noised(backbone, walk, other=True), k, side),
+        fresh=distances(add_noise(backbone, walk, fresh=True), k, side),
+        shared=distances(shared, k, side),
+        mixed=distances(add_noise(backbone, walk, other=True), k, side),
         others=between_pictures(walk.codes, k, side),
         chance=by_chance(walk.codes.shape[-2:], k, side),
+        timesteps=torch.cat([walk.timesteps, torch.zeros(1)]),
+        dimensions=dimensions((walk.codes[::3], shared[::3]), walk.codes.shape[-2:]),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The study of some backbones, by name, with subspaces of dimension k, those of the left singular vectors."""
+
+    k: int
+    models: dict[str, Neighbourhood]
+
+    def variation(self) -> dict[str, tuple[Interval, Interval, Interval]]:
+        """The latent model's standard deviation over pairs minus another's, its null, and their difference, by name.
+
+        The null is the same with noise added to x_0 in place of the models. Empty without the model LATENT.
+        """
+        latent, differences = self.models.get(LATENT), {}
+        for name in sorted(self.models.keys() - {LATENT}) if latent else ():
+            other = self.models[name]
+            models, noise = spread(latent.D) - spread(other.D), spread(latent.shared) - spread(other.shared)
+            differences[name] = mean(models), mean(noise), mean(models - noise)
+        return differences
+
+
+def measure(
+    models: Mapping[str, Backbone],
+    prompt: str = "a person",
+    seeds: int | Sequence[int] = range(16),
+    k: int = 8,
+    *,
+    progress: bool = False,
+) -> Result:
+    """The study of the models, with trajectories that are kept on disk; prompt: of those that take one.
+
+    Raises ValueError as `against_nulls` and lsvd.sampling.kept.trajectories.
+    """
+    seeds, parts = check_seeds(seeds), {}
+    for name, model in models.items():
+        text = prompt if model.kind == "text-to-image" else None
+        walks = [trajectories(model, text, seeds, eta=eta, batch=len(seeds), progress=progress) for eta in (0.0, 1.0)]
+        parts[name] = against_nulls(model, *walks, k)
+    return Result(k, parts)
+
+
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether each model lies nearer than each of NULLS, and whether the latent model varies less than the others.
+
+    Nearer: the whole interval of model - null lies below 0. Varies less: the latent model's standard deviation is below
+    the other's; holds if it is so by more than with both models taken out.
+    """
+    claims = []
+    for name, model in result.models.items():
+        excess = model.excess()
+        for null in NULLS:
+            word = judge([excess[null].high < 0])
+            claims.append(Verdict("neighbourhood", f"nearer than: {null}", name, excess[null], 0.0, word))
+    for name, (difference, null, beyond) in result.variation().items():
+        word = judge([difference.high < 0, beyond.high < 0])
+        claims.append(Verdict("neighbourhood", f"varies less than {name}", LATENT, difference, null.value, word))
+    return claims
+
+
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/neighbourhood.csv."""
+    table = []
+    for name, model in result.models.items():
+        lines = [("left", result.k, condition, value) for condition, value in model.means().items()]
+        lines.append(("left", result.k, "standard deviation over pairs", mean(spread(model.D))))
+        for (side, k), values in model.dimensions.items():
+            labels = (f"every third step: {label}" for label in ("model", "its noise added to x_0", "chance"))
+            lines += [(side, k, label, value) for label, value in zip(labels, values, strict=True)]
+        for side, k, condition, value in lines:
+            numbers = {"value": value.value, "low": value.low, "high": value.high}
+            row = {"backbone": name, "side": side, "k": k, "condition": condition}
+            table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()})
+    return table

@@ -5,22 +5,44 @@ singular values at large t, and those of fine ones rise as t falls. A factor's c
 triplets that moves it most when scaled; its rank counts from 0, the largest. Spearman's correlation of rank with t is
 then below 0 for an attribute whose carrier sinks in the order as t falls, and above 0 for one whose carrier rises.
 
-The null: the same for random directions of the same norms (lsvd.studies.encoding). The spectrum itself changes with t,
+The null: the same for random directions of the same norms (lsvd.studies.responses). The spectrum itself changes with t,
 flat in noise and steep in pictures; the band that does most merely by its norm moves too, whatever its vectors are.
 Scaling changes the energy of a code more than a random direction of the same norm does. The null does not hold that
 fixed.
+
+Triplets are also followed by themselves, from step to step (lsvd.decomposition.mobility): how far do their ranks move,
+and how far if matched with another picture's triplets?
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lsvd.statistics.intervals import Interval, percentiles, weighted_spearman
-from lsvd.studies.encoding import Responses, stack
+from lsvd.backbones.models import Backbone
+from lsvd.checks import check_seeds
+from lsvd.decomposition.mobility import Movement, Paths, chance, follow, movement
+from lsvd.decomposition.svd import svd
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import Trajectory
+from lsvd.statistics.intervals import Interval, mean, percentiles, weighted_spearman
+from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.studies.encoding import Evidence, evidence
+from lsvd.studies.responses import Responses, pictures, stack
+from lsvd.studies.survey import SAMPLES, Plan, survey
+from lsvd.testbed.reader import Reader
+from lsvd.testbed.scenes.scene import Scale
 
+TRIPLETS = 8  # to follow, those with the largest singular values
+PICTURES = 4  # whose paths are drawn
+CLAIMS = {
+    "coarse": ("coarse attributes sink in the order as t falls", -1),
+    "fine": ("fine attributes rise in the order as t falls", 1),
+}
+"""The claim on each scale, and the sign of the correlation that it asks for."""
 LEAST = 1e-3  # of a move that says which band moves a factor most: below, it is rounding
 SHARE = 0.25  # of the pictures in which a factor must count to count for its scale
 
@@ -48,17 +70,17 @@ def carriers(moved: Tensor) -> Tensor:
     return band.double().where(most >= LEAST, torch.nan)
 
 
-def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
+def order(responses: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
     """Whether carriers change their rank with t, for each factor by name; and for each scale, the mean of its factors.
 
-    found: one backbone's responses, one for each timestep, of the same pictures, bands and factors. Correlations are
-    over all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
+    responses: those of one backbone at each timestep, of the same pictures, bands and factors. Correlations are over
+    all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
     pictures for all factors. A factor is left out if it counts in fewer than two pictures, or its carrier, or that of
     the null, is the same everywhere; for its scale it must count in SHARE of them. Raises ValueError for fewer than two
     timesteps or pictures, and if responses do not fit each other.
     """
-    moved, null = stack(found)
-    t, B = [each.t for each in found], moved.shape[2]
+    moved, null = stack(responses)
+    t, B = [part.t for part in responses], moved.shape[2]
     if len(set(t)) < 2:
         raise ValueError("one timestep shows no order: take responses at two or more")
     if B < 2:
@@ -66,20 +88,175 @@ def order(found: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> di
     counts = np.random.default_rng(seed).multinomial(B, np.full(B, 1 / B), draws)
     # the first row is the sample itself
     weights = np.concatenate([np.ones((1, B), int), counts])
-    ranks = [carriers(each).numpy() for each in (moved, null)]
-    own, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
+    ranks = [carriers(part).numpy() for part in (moved, null)]
+    rho, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
     n = (np.isfinite(ranks[0]).sum(0) > 1).sum(0)
-    told = np.isfinite(own[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
-    rows = {name: [i] for i, name in enumerate(found[0].names)}
-    for i, scale in enumerate(found[0].scales):
+    valid = np.isfinite(rho[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
+    rows = {name: [i] for i, name in enumerate(responses[0].names)}
+    for i, scale in enumerate(responses[0].scales):
         rows.setdefault(scale, []).extend([i] if n[i] >= SHARE * B else [])
     result = {}
     for name, which in rows.items():
-        which = [i for i in which if told[i]]
+        which = [i for i in which if valid[i]]
         if which:
-            parts = own[which].mean(0), chance[which].mean(0), (own - chance)[which].mean(0)
+            parts = rho[which].mean(0), chance[which].mean(0), (rho - chance)[which].mean(0)
             result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(n[which].min()))
     return result
+
+
+def main_factors(test: Evidence, step: int) -> list[int | None]:
+    """For each of the TRIPLETS first bands, the factor it moves most above chance at one timestep, or None."""
+    excess, above = test.excess[step, :TRIPLETS], test.above[step, :TRIPLETS]
+    best = excess.where(above, -1).argmax(-1).tolist()
+    return [factor if some else None for factor, some in zip(best, above.any(-1).tolist(), strict=True)]
+
+
+def gallery(
+    backbone: Backbone, walk: Trajectory, times: Sequence[float], factors: Sequence[float] = (0.0, 2.0)
+) -> Tensor:
+    """A picture, and it with each of its first TRIPLETS triplets scaled: (times * factors, 1 + TRIPLETS, 3, h, w).
+
+    The triplets are those of the first timestep, followed to the others in each channel of the walk's first picture.
+    """
+    ranks = follow(walk.codes[:-1], k=TRIPLETS, reference=walk.index(times[0])).ranks[:, 0]
+    left, rows = backbone.decode(walk.final).cpu()[:1], []
+    for t in times:
+        for factor in factors:
+            codes = [_scale(walk.at(t), row, factor) for row in ranks[walk.index(t)].T.tolist()]
+            rows.append(torch.cat([left, pictures(backbone, walk, t, torch.stack(codes))[:, 0]]))
+    return torch.stack(rows)
+
+
+def _scale(x: Tensor, ranks: Sequence[int], factor: float) -> Tensor:
+    """x, (B, C, H, W), with the triplet of rank ranks[c] scaled in channel c."""
+    triplets = svd(x)
+    for channel, rank in enumerate(ranks):
+        triplets = triplets.scale(rank, factor, channels=channel)
+    return triplets.recompose()
+
+
+@dataclass(frozen=True, eq=False)
+class Mobility:
+    """How far the ranks of the TRIPLETS first triplets move, and how far if matched with the next picture's triplets.
+
+    lost: share of the paths with a match no better than `level`, that of matches between noise. paths: of the first
+    PICTURES pictures, from a middle timestep on, against timesteps, (n,).
+    """
+
+    same: Movement
+    null: Movement
+    lost: Interval
+    level: float
+    paths: Paths
+    timesteps: Tensor
+
+    def far(self) -> tuple[Interval, Interval, Interval]:
+        """Mean rank change over half the way and more, that of the null, and their difference."""
+        half = self.same.dt >= self.same.dt.max() / 2
+        same, null = (part.by_sample[half].mean(0) for part in (self.same, self.null))
+        return mean(same), mean(null), mean(same - null)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The study of some backbones, by name; responses, evidence and orders of those that have a reader."""
+
+    plan: Plan
+    mobility: dict[str, Mobility]
+    responses: dict[str, list[Responses]]
+    evidence: dict[str, Evidence]
+    orders: dict[str, dict[str, Order]]
+
+    def by_scale(self, name: str) -> dict[str, tuple[Order, Scale]]:
+        """The orders of one backbone: of the factors of each scale, and below them their mean, with the scale."""
+        first, table = self.responses[name][0], {}
+        for scale in get_args(Scale):
+            factors = [factor for factor, other in zip(first.names, first.scales, strict=True) if other == scale]
+            keys = {factor: factor for factor in factors} | {f"mean {scale}": scale}
+            table |= {label: (self.orders[name][key], scale) for label, key in keys.items() if key in self.orders[name]}
+        return table
+
+
+def mobility(walk: Trajectory, start: float) -> Mobility:
+    """The mobility of a trajectory's triplets; start: the timestep, a fraction of T, that the drawn paths start from.
+
+    Raises ValueError as lsvd.decomposition.mobility.follow, and for a walk of one picture, which has no null.
+    """
+    codes = walk.codes[:-1]
+    same, null = (follow(codes, k=TRIPLETS, shift=shift) for shift in (0, 1))
+    level = chance(*codes.shape[-2:])
+    return Mobility(
+        movement(same, walk.timesteps),
+        movement(null, walk.timesteps),
+        mean(1 - same.kept(level)[-1].double().mean((1, 2))),
+        level,
+        follow(codes[:, :PICTURES], k=TRIPLETS, reference=walk.index(walk.nearest(start))),
+        walk.timesteps,
+    )
+
+
+def measure(
+    models: Mapping[str, Backbone],
+    readers: Mapping[str, Reader],
+    plan: Plan | None = None,
+    seeds: int | Sequence[int] = range(SAMPLES),
+    paths: int | Sequence[int] = range(16),
+    *,
+    progress: bool = False,
+) -> Result:
+    """The study of the models, from trajectories and responses that are kept on disk.
+
+    seeds: of the responses, see lsvd.studies.survey; paths: those whose triplets are followed. Raises ValueError as
+    `mobility`, `survey` and `order`.
+    """
+    plan, paths, moving = plan or Plan(), check_seeds(paths), {}
+    for name, model in models.items():
+        prompt = plan.prompt if model.kind == "text-to-image" else None
+        walk = trajectories(model, prompt, paths, batch=len(paths), progress=progress)
+        moving[name] = mobility(walk, plan.times[len(plan.times) // 2])
+    responses = {name: survey(models[name], reader, plan, seeds, progress=progress) for name, reader in readers.items()}
+    tests = ({name: test(parts) for name, parts in responses.items()} for test in (evidence, order))
+    return Result(plan, moving, responses, *tests)
+
+
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether ranks move by more than a place, coarse attributes sink in the order as t falls, and fine ones rise.
+
+    Ranks: those of the TRIPLETS first triplets over half the way and more; the threshold of one place is ours. Sink and
+    rise: the correlation lies beyond that of the null; wholly if it lies beyond 0 itself.
+    """
+    claims = []
+    for name, mobile in result.mobility.items():
+        moved = mobile.far()[0]
+        claims.append(Verdict("order", "ranks move by more than a place", name, moved, 1.0, judge([moved.low > 1])))
+        for scale, (claim, sign) in CLAIMS.items():
+            if scale in result.orders.get(name, {}):
+                mean_order = result.orders[name][scale]
+                parts = mean_order.beyond, mean_order.rho
+                beyond, itself = (min(sign * part.low, sign * part.high) > 0 for part in parts)
+                claims.append(Verdict("order", claim, name, mean_order.beyond, 0.0, judge([beyond, beyond and itself])))
+    return claims
+
+
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/order.csv: rank changes by the time between steps, and correlations of rank with t."""
+    table = []
+    for name, mobile in result.mobility.items():
+        same, null = mobile.same.by_sample, mobile.null.by_sample
+        lines = [
+            ("rank change", f"dt = {dt:g}", mean(y), mean(z), mean(y - z), len(y))
+            for dt, y, z in zip(mobile.same.dt.tolist(), same, null, strict=True)
+        ]
+        lines.append(("rank change", "half the way and more", *mobile.far(), same.shape[1]))
+        for label, row in result.orders.get(name, {}).items():
+            lines.append(("Spearman of rank and t", label, row.rho, row.null, row.beyond, row.n))
+        for what, of, *parts, n in lines:
+            row = {"backbone": name, "measure": what, "of": of}
+            for label, part in zip(("", "null ", "beyond "), parts, strict=True):
+                numbers = {"value": part.value, "low": part.low, "high": part.high}
+                row |= {f"{label}{end}": f"{x:.4f}" for end, x in numbers.items()}
+            table.append(row | {"n": n})
+    return table
 
 
 def _correlations(t: Sequence[float], ranks: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Responses of many pictures, kept with the project: python -m lsvd.studies.survey [NAME ...].
 
 At each of a few timesteps each band of singular values is scaled, the denoising is finished, and a reader says how far
-each factor has moved (lsvd.studies.encoding). With 64 seeds and four models that takes some 40 minutes on two cores. So
-what was measured lies in measurements/responses, named by a digest of weights, reader and plan: notebooks read it,
-measure a part of it again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
+each factor has moved (lsvd.studies.responses). 64 seeds and four models take some 40 minutes on two cores, so
+measurements lie in measurements/responses, named by a digest of weights, reader and plan: notebooks read them, measure
+a part of them again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
 """
 
 import argparse
 import logging
+import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, config_text
 from lsvd.storage import results
-from lsvd.studies.encoding import Responses, responses
+from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
 from lsvd.testbed.reader import Reader
@@ -61,7 +63,7 @@ def subjects(name: str = "all", scene: str = "", device="cpu") -> tuple[dict[str
     """
     models = [backbones.load(each, device) for each in (EMBEDDED if name == "all" else [name])]
     scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
-    judges = {each: readers.load(own, device) for each, own in scenes.items() if own}
+    judges = {model: readers.load(scene, device) for model, scene in scenes.items() if scene}
     return {model.name: model for model in models}, judges
 
 
@@ -83,7 +85,7 @@ def survey(
     """Responses at each time of the plan, for all seeds together; those measured before are read.
 
     folder: where they are kept, measurements("responses") if None; another, such as a temporary one, to measure again.
-    Raises ValueError as lsvd.studies.encoding.responses, and for two times that are the same timestep of the schedule.
+    Raises ValueError as lsvd.studies.responses.responses, and for two times that are the same timestep of the schedule.
     """
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
@@ -104,6 +106,20 @@ def survey(
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
         for i, t in enumerate(parts[0]["timesteps"])
     ]
+
+
+def disagreement(
+    backbone: Backbone, reader: Reader, plan: Plan, kept: Sequence[Responses], seeds: Sequence[int]
+) -> float:
+    """The largest difference between the moves of the first pictures of a survey and the same ones measured again.
+
+    kept: the survey; seeds: of its first pictures. Infinite where a factor is visible in only one of the two. Raises
+    ValueError as `survey`.
+    """
+    with tempfile.TemporaryDirectory() as elsewhere:
+        again = torch.stack(stack(survey(backbone, reader, plan, seeds, folder=elsewhere)))
+    first = torch.stack(stack(kept))[:, :, :, : len(seeds)]
+    return (first - again).abs().nan_to_num(0).max().item() if first.isnan().equal(again.isnan()) else math.inf
 
 
 def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int]) -> dict[str, Any]:
@@ -136,8 +152,8 @@ def _measure(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int
     times = [source.nearest(time) for time in plan.times]
     if len(set(times)) < len(times):
         raise ValueError(f"two of the times {plan.times} are the same of {plan.steps} steps: take more steps")
-    found = [responses(backbone, source, reader, t, plan.bands, plan.factor, progress=progress) for t in times]
-    stacked = {name: torch.stack([each.tensors[name] for each in found]) for name in ("moved", "null")}
+    parts = [responses(backbone, source, reader, t, plan.bands, plan.factor, progress=progress) for t in times]
+    stacked = {name: torch.stack([part.tensors[name] for part in parts]) for name in ("moved", "null")}
     return stacked | {"timesteps": torch.tensor(times, dtype=torch.float64)}
 
 

@@ -33,7 +33,7 @@ TABLES: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "value [95% interval]": ("value", "low", "high"),
         "floor": "floor",
     },
-    "edit": {
+    "quickstart": {
         "target": "target",
         "method": "method",
         "success [95% interval]": ("success", "low", "high"),

@@ -37,7 +37,7 @@ from lsvd.sampling.inversion import invert
 from lsvd.sampling.kept import trajectories
 from lsvd.statistics import fidelity, intervals
 from lsvd.storage import results
-from lsvd.studies import editing, encoding, neighbourhood
+from lsvd.studies import editing, neighbourhood, responses
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import Way, integration
 from lsvd.testbed.effects import effects
@@ -293,7 +293,7 @@ def test_orders(limited):
 
 def test_responses(limited):
     far, near = (
-        encoding.responses(backbone, draw(backbone), reader, 500, BANDS, 1.5)
+        responses.responses(backbone, draw(backbone), reader, 500, BANDS, 1.5)
         for backbone, reader in zip(both("unconditional"), (untrained().to(DEVICE), untrained()), strict=True)
     )
     assert_close((far.moved, far.null), (near.moved, near.null), rtol=0, atol=0, equal_nan=True)

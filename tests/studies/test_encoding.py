@@ -1,225 +1,24 @@
-"""Scaled singular values and their null: sizes that are known, readings that are known, statistics that are known."""
+"""Statistics of responses that are known, and verdicts on planted ones."""
 
+import csv
 import dataclasses
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
-from tiny import KINDS, unconditional
 from torch.testing import assert_close
-from untrained import BANDS, SCENE, untrained
 
-from lsvd.backbones.schedulers import Schedule
-from lsvd.decomposition.svd import svd
-from lsvd.sampling.trajectory import Settings, Trajectory, resume, run
-from lsvd.storage import results
-from lsvd.studies import encoding
-from lsvd.studies.encoding import Responses
-from lsvd.testbed.reader import Reading
-from lsvd.testbed.scenes.scene import Factor
+from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
+from lsvd.studies import encoding, survey
+from lsvd.studies.responses import Responses
+from lsvd.studies.survey import Plan
 
-# diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-PROMPT = {"text-to-image": "an old person", "unconditional": None}
-seeds = st.integers(0, 2**32 - 1)
-
-
-def draw(backbone, seeds=(1, 2, 3), steps=4, **kwargs):
-    return run(backbone, PROMPT[backbone.kind], seeds, steps, **kwargs)
-
-
-@pytest.fixture(params=list(KINDS))
-def backbone(request):
-    return KINDS[request.param]()
-
-
-@pytest.fixture(scope="module")
-def reader():
-    return untrained()
-
-
-@pytest.fixture(scope="module")
-def walk():
-    return draw(unconditional())
-
-
-class Bright:
-    """Reads three probabilities off the channels of a picture, and a number off its brightness."""
-
-    scene = SCENE
-
-    def read(self, pictures):
-        hue, x = pictures.mean((2, 3)).softmax(-1), pictures.mean((1, 2, 3)) - 0.5
-        return Reading({"hue": hue.argmax(-1), "ring": x.long()}, {"hue": hue, "ring": hue[:, :2]}, {"x": x})
-
-
-def by_hand(codes, seeds=None):
-    """A walk of one step through these codes, shape (B, C, H, W)."""
-    B = len(codes)
-    s = Settings("hand", "none", ("",) * B, tuple(range(B)) if seeds is None else seeds, 1, None, 0.0)
-    t = torch.tensor([900])
-    return Trajectory(s, Schedule(t, t > 0, t / 1000, 1000), torch.stack([codes, codes]))
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def noise(shape, seed, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-# the null
-
-
-@settings(max_examples=20, deadline=None)
-@given(seeds, st.lists(st.integers(0, 4), min_size=1, max_size=5, unique=True), st.floats(-3, 3), st.integers(5, 8))
-def test_the_null_is_as_large_as_the_change(seed, band, factor, width):
-    x = noise((2, 3, 6, width), seed)
-    scaled, null = (codes[0] - x for codes in encoding.changed(by_hand(x, (seed, 5)), 900, [band], factor))
-    sizes = abs(factor - 1) * svd(x).S[..., band]
-    assert_close(scaled.flatten(2).norm(dim=-1), sizes.norm(dim=-1), rtol=1e-9, atol=1e-12)
-    assert_close(null.flatten(2).norm(dim=-1), sizes.norm(dim=-1), rtol=1e-9, atol=1e-12)
-    # one matrix of rank one for each triplet, as large as its own
-    found = torch.linalg.svdvals(null)
-    assert_close(found[..., : len(band)], sizes.sort(descending=True).values, rtol=1e-9, atol=1e-10)
-    assert_close(found[..., len(band) :], torch.zeros_like(found[..., len(band) :]), rtol=0, atol=1e-10)
-
-
-def test_the_null_points_anywhere_and_knows_only_seed_step_and_triplet():
-    x = noise((200, 2, 6, 5), 0)
-    walk = by_hand(x)
-    null = encoding.changed(walk, 900, [0, 1], 2.0)[1] - x
-    part = dataclasses.replace(walk, settings=by_hand(x[:2], (7, 3)).settings, codes=walk.codes[:, [7, 3]])
-    other = encoding.changed(part, 900, [1, (0, 2)], 2.0)[1] - x[[7, 3]]
-    assert_close(other[0], null[1, [7, 3]])
-    # half the size is half the change, in the same direction
-    assert_close(encoding.changed(walk, 900, [0], 1.5)[1][0] - x, null[0] / 2)
-    directions = (null / null.flatten(3).norm(dim=-1)[..., None, None]).flatten(0, 2)
-    assert directions.mean(0).abs().max() < 4 / (len(directions) * 30) ** 0.5
-    assert_close(directions.square().mean(0), torch.full((6, 5), 1 / 30).double(), rtol=0.25, atol=0)
-    # no two of them are the same, of pictures, bands or channels
-    alike = (directions.flatten(1) @ directions.flatten(1).mT).abs()
-    assert alike.fill_diagonal_(0).max() < 0.999
-
-
-def test_steps_have_their_own_null(walk):
-    still = dataclasses.replace(walk, codes=walk.codes[:1].expand_as(walk.codes))
-    one, two = (encoding.changed(still, t, [0], 2.0)[1] for t in walk.timesteps[:2])
-    assert not torch.allclose(one, two, atol=1e-2)
-
-
-def test_the_null_is_not_the_noise_of_a_stochastic_sampler():
-    x = noise((1, 1, 6, 5), 0)
-    null = (encoding.changed(by_hand(x, (4,)), 900, [0], 2.0)[1] - x)[0, 0, 0]
-    own = int(np.random.SeedSequence([4, 0]).generate_state(1)[0])
-    left, right = torch.randn(11, generator=torch.Generator().manual_seed(own)).double().split([6, 5])
-    assert torch.cosine_similarity(null.flatten(), torch.outer(left, right).flatten(), dim=0).abs() < 0.99
-
-
-def test_one_band_scaled_by_several_factors(walk):
-    t = walk.timesteps[1]
-    codes = encoding.scaled(walk, t, (0, 2), (0.0, 1.0, 2.5))
-    assert codes.shape == (3, *walk.final.shape)
-    assert_close(codes[1], walk.at(t))
-    assert_close(codes[2], encoding.changed(walk, t, [(0, 2)], 2.5)[0][0])
-    left = svd(codes[0]).S
-    assert_close(left[..., :-2], svd(walk.at(t)).S[..., [1, *range(3, 8)]], rtol=1e-4, atol=1e-5)
-    assert left[..., -2:].max() < 1e-5
-    with pytest.raises(ValueError, match="no triplet 8"):
-        encoding.scaled(walk, t, 8, (2.0,))
-
-
-# responses
-
-
-def test_scaling_by_one_changes_nothing(backbone, reader):
-    walk = draw(backbone, eta=1.0)  # the noise on the way must be the same again, too
-    found = encoding.responses(backbone, walk, reader, walk.timesteps[1], BANDS, 1)
-    for part in (found.moved, found.null):
-        assert part.shape == (2, 3, 3) and part[..., :2].isfinite().all() and part.nan_to_num().max() < 1e-5
-    more = encoding.responses(backbone, walk, reader, walk.timesteps[1], BANDS, 3)
-    assert more.moved[..., :2].min() > 1e-5 and more.null[..., :2].min() > 1e-5
-
-
-def test_it_may_be_a_multistep_solver(reader):
-    backbone = unconditional().with_scheduler(DPMSolverMultistepScheduler)
-    walk = draw(backbone)
-    found = encoding.responses(backbone, walk, reader, walk.timesteps[2], BANDS, 1, batch=4)
-    assert found.moved.nan_to_num().max() < 1e-5 and found.null.nan_to_num().max() < 1e-5
-
-
-def test_the_batch_does_not_matter(backbone, reader):
-    walk = draw(backbone)
-    t = walk.timesteps[1]
-    whole = encoding.responses(backbone, walk, reader, t, BANDS, 2.0)
-    found = encoding.responses(backbone, walk, reader, t, BANDS, 2.0, batch=5)
-    assert_close(found.tensors, whole.tensors, rtol=1e-3, atol=1e-5, equal_nan=True)
-    alone = encoding.responses(backbone, draw(backbone, (2,)), reader, t, BANDS[1:], 2.0)
-    assert_close(alone.moved[0, 0], whole.moved[1, 1], rtol=1e-3, atol=1e-5, equal_nan=True)
-    assert_close(alone.null[0, 0], whole.null[1, 1], rtol=1e-3, atol=1e-5, equal_nan=True)
-
-
-def test_they_are_what_one_picture_at_a_time_gives(backbone):
-    walk, reader = draw(backbone), Bright()
-    t, before = walk.timesteps[2], Bright().read(backbone.decode(walk.final))
-    found = encoding.responses(backbone, walk, reader, t, BANDS, 2.5)
-    codes = encoding.changed(walk, t, BANDS, 2.5)
-    assert_close(codes[0][1], svd(walk.at(t)).scale((1, 3), 2.5).recompose())
-    for part, own in zip((found.moved, found.null), codes, strict=True):
-        shown = encoding.pictures(backbone, walk, t, own, batch=2)
-        for b in range(2):
-            drawn = backbone.decode(resume(backbone, walk, t, own[b]).final)
-            assert_close(shown[b], drawn, rtol=0, atol=1e-4)
-            after = reader.read(drawn)
-            assert_close(part[b, :, 0], (after.numbers["x"] - before.numbers["x"]).abs(), rtol=1e-3, atol=1e-5)
-            total = (after.probabilities["hue"] - before.probabilities["hue"]).clamp_min(0).sum(-1)
-            assert_close(part[b, :, 1], total, rtol=1e-3, atol=1e-5)
-    assert (found.names, found.scales) == (("x", "hue", "ring"), ("coarse", "fine", "fine"))
-    assert (found.t, found.bands, found.factor) == (float(t), ((0,), (1, 3)), 2.5)
-
-
-def test_what_was_not_visible_has_not_moved(walk):
-    class Blue(Bright):
-        """Sees blue in the second picture alone, whatever is in it: rings are visible there."""
-
-        def read(self, pictures):
-            reading = super().read(pictures)
-            if len(pictures) == 3:
-                reading.levels["hue"][:] = torch.tensor([0, 1, 2])
-            return reading
-
-    found = encoding.responses(unconditional(), walk, Blue(), walk.timesteps[1], BANDS, 2.0)
-    for part in (found.moved, found.null):
-        assert part.isnan().nonzero()[:, 1:].tolist() == [[0, 2], [2, 2]] * 2
-
-
-def test_moves_of_known_readings():
-    before = Reading({}, {"hue": torch.tensor([[1.0, 0, 0], [0.5, 0.3, 0.2]])}, {"x": torch.tensor([-0.5, 0.1])})
-    after = Reading({}, {"hue": torch.tensor([[0.0, 0, 1], [0.4, 0.2, 0.4]])}, {"x": torch.tensor([0.5, 0.35])})
-    found = encoding.moves(before, after, [*SCENE.factors[:2], Factor("x", "fine", range=(-2.0, 3.0))])
-    assert_close(found, torch.tensor([[1.0, 1.0, 0.2], [0.25, 0.2, 0.05]]))
-
-
-def test_kept_and_restored(walk, reader, tmp_path):
-    t, label = walk.timesteps[1], {"bands": BANDS, "factor": 2}
-    for _ in range(2):
-        kept = results.remember(
-            "responses",
-            label,
-            lambda: encoding.responses(unconditional(), walk, reader, t, BANDS, 2).tensors,
-            folder=tmp_path,
-        )
-    found, fresh = (
-        Responses.of(kept, SCENE, t, BANDS, 2),
-        encoding.responses(unconditional(), walk, reader, t, BANDS, 2),
-    )
-    for field in dataclasses.fields(Responses):
-        a, b = getattr(found, field.name), getattr(fresh, field.name)
-        assert torch.allclose(a, b, equal_nan=True) if isinstance(a, torch.Tensor) else a == b
-
-
-# statistics
 
 
 def synthetic(excess, t=0.0, scales=("coarse", "middle", "fine")):
@@ -241,7 +40,7 @@ def test_one_encoded_attribute_is_found_among_many():
     assert (seen.low <= seen.excess).all() and (seen.excess <= seen.high).all() and (seen.n == 20).all()
     assert seen.low[2, 4, 1] > 0.1 and seen.high[2, 4, 1] < 0.3
     assert_close(seen.excess[0], (found[0].moved - found[0].null).mean(1))
-    # it is one-sided: moving less than chance is no evidence
+    # it is one-sided: moving less than chance is not evidence
     found[2].moved[4, :, 1] -= 0.4
     assert not encoding.evidence(found[2:]).above.any()
 
@@ -303,47 +102,146 @@ def test_a_trend_leaves_out_what_cannot_have_one():
     assert list(one) == ["middle"]
 
 
-# bad input
+# the study
 
 
-BAD = {
-    "triplet": ({"bands": [0, 8]}, "no triplet 8: choose from 0 to 7"),
-    "twice": ({"bands": [(1, 1)]}, "named twice"),
-    "no bands": ({"bands": []}, "name a triplet"),
-    "an empty band": ({"bands": [0, ()]}, "name a triplet"),
-    "timestep": ({"t": 1.5}, "nearest"),
-    "factor": ({"factor": float("nan")}, "finite factor"),
-    "infinite": ({"factor": float("inf")}, "finite factor"),
-    "batch": ({"batch": 0}, "from 1"),
-}
+def planted(coarse, fine, B=30):
+    """Responses at five timesteps whose coarse and fine factor exceed the null by these, at large t first."""
+    found = []
+    for i, t in enumerate((800.0, 600.0, 400.0, 200.0, 0.0)):
+        excess = 0.01 * noise((2, B, 3), i)
+        for factor, values in ((0, coarse), (2, fine)):
+            excess[..., factor] += values[i]
+        found.append(synthetic(excess, t))
+    return found
 
 
-@pytest.mark.parametrize(("change", "said"), BAD.values(), ids=BAD)
-def test_bad_arguments_are_explained(walk, reader, change, said):
-    given = {"t": walk.timesteps[1], "bands": [0], "factor": 2.0} | change
-    with pytest.raises(ValueError, match=said):
-        encoding.responses(unconditional(), walk, reader, **given)
+def result(found, name="mini-cats"):
+    parts = ({name: function(found)} for function in (encoding.evidence, encoding.scale_means, encoding.trend))
+    return encoding.Result(Plan(bands=tuple((i,) for i in range(2))), {name: found}, *parts)
 
 
-def test_bad_walks_are_explained(walk, reader):
-    none = dataclasses.replace(walk.settings, seeds=(), prompts=())
-    for bad, said in (
-        (dataclasses.replace(walk, codes=walk.codes * torch.nan), "NaN"),
-        (dataclasses.replace(walk, codes=walk.codes[:, :0], settings=none), "no seeds"),
-        (draw(KINDS["text-to-image"]()), "made with tiny-sd"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            codes, _ = encoding.changed(bad, bad.timesteps[1], [0], 2.0)
-            encoding.pictures(unconditional(), bad, bad.timesteps[1], codes)
-    with pytest.raises(ValueError, match="those of `changed`"):
-        encoding.pictures(unconditional(), walk, walk.timesteps[1], walk.final)
+NO, SOME, ALL = (-0.1,) * 5, (-0.1, 0.1, -0.1, 0.1, -0.1), (0.1,) * 5
+FALLING, RISING = (0.5, 0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@pytest.mark.parametrize(("coarse", "said"), [(NO, NOT), (SOME, IN_PART), (ALL, HOLDS)])
+def test_a_scale_is_encoded_where_its_factors_move_further_than_chance(coarse, said):
+    study = result(planted(coarse, ALL))
+    found = {each.claim: each for each in encoding.verdicts(study)}
+    own = found["encoded: coarse attributes"]
+    assert (own.study, own.backbone, own.verdict, own.null) == ("encoding", "mini-cats", said, 0)
+    assert found["encoded: fine attributes"].verdict == HOLDS
+    effect, by_time = study.means["mini-cats"]["coarse"]
+    assert own.effect == effect and effect.value == pytest.approx(sum(each.value for each in by_time) / 5)
+    assert [each.low > 0 for each in by_time] == [x > 0 for x in coarse]
+
+
+def test_timesteps_are_judged_together():
+    found = planted(ALL, ALL)
+    narrow = encoding.scale_means(found[:1])["coarse"][1][0]
+    wide = encoding.scale_means(found)["coarse"][1][0]
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine", "said"),
+    [(FALLING, RISING, HOLDS), (FALLING, SOME, IN_PART), (SOME, RISING, IN_PART), (RISING, FALLING, NOT)],
+)
+def test_coarse_at_large_t_and_fine_at_small_t(coarse, fine, said):
+    [found] = [each for each in encoding.verdicts(result(planted(coarse, fine))) if "encoded" not in each.claim]
+    assert (found.claim, found.verdict) == ("coarse at large t, fine at small t", said)
+
+
+def test_there_is_no_trend_to_judge_without_both_scales():
+    found = [dataclasses.replace(each, scales=("fine",) * 3) for each in planted(ALL, ALL)]
+    assert [each.claim for each in encoding.verdicts(result(found))] == ["encoded: fine attributes"]
+
+
+def test_the_strongest_cell_is_the_largest_of_those_above_chance():
+    found = planted(NO, (0, 0.1, 0.3, 0.2, 0))
+    found[3].moved[1, :, 2] += 0.5
+    # a few pictures that change altogether outweigh the rest in the mean, but not in ranks
+    found[0].moved[0, :3, 2] += 20
+    test = encoding.evidence(found)
+    assert test.excess[0, 0, 2] > test.excess[3, 1, 2] and not test.above[0, 0, 2]
+    assert test.strongest == [None, None, (3, 1)]
+
+
+def test_curves_and_moves_are_the_means_of_their_scale():
+    found = planted(SOME, RISING)
+    curves, (moved, null) = encoding.curves(found), encoding.moves(found)
+    assert list(curves) == list(moved) == list(null) == ["coarse", "middle", "fine"]
+    assert_close(curves["coarse"][0], torch.tensor(SOME), rtol=0, atol=0.01)
+    assert (curves["coarse"][1] < curves["coarse"][0]).all() and (curves["coarse"][0] < curves["coarse"][2]).all()
+    assert_close((moved["fine"] - null["fine"]).float(), curves["fine"][0].float())
+
+
+def test_every_tested_cell_is_a_row_of_the_table():
+    found = [dataclasses.replace(each, scales=("coarse", "coarse", "fine")) for each in planted(ALL, SOME)]
+    for each in found:
+        each.moved[..., 1] = torch.nan
+    rows = encoding.rows(result(found))
+    cells = [(row["t"], row["triplets"], row["factor"]) for row in rows]
+    assert len(set(cells)) == len(rows) == 5 * 2 * 2 and {row["factor"] for row in rows} == {"a", "c"}
+    row = rows[cells.index(("600", "2", "a"))]
+    moved, null = (part[1, :, 0].mean().item() for part in (found[1].moved, found[1].null))
+    expected = {"moved": f"{moved:.4f}", "null": f"{null:.4f}", "scale": "coarse", "backbone": "mini-cats", "n": 30}
+    assert expected.items() <= row.items()
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The study of one embedded model, from the measurements that come with the project."""
+    models, readers = survey.subjects("mini-cats")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "_measure", lambda *_: pytest.fail("measured again"))
+        return encoding.measure(models, readers)
+
+
+def committed(name):
+    with (ROOT / "outputs" / "tables" / f"{name}.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["backbone"] == "mini-cats"]
+
+
+def test_the_shipped_measurements_give_the_shipped_table_and_verdicts(shipped):
+    theirs = committed("encoding")
+    for own, other in zip(encoding.rows(shipped), theirs, strict=True):
+        for head, value in own.items():
+            number = head in ("moved", "null", "excess", "low", "high", "q")
+            assert (
+                float(other[head]) == pytest.approx(float(value), rel=0.02, abs=2e-4)
+                if number
+                else (other[head] == str(value))
+            )
+    verdicts = {row["claim"]: row["verdict"] for row in committed("verdicts") if row["study"] == "encoding"}
+    assert {each.claim: each.verdict for each in encoding.verdicts(shipped)} == verdicts
+
+
+def test_correlations_of_the_shipped_measurements_are_those_of_the_textbook(shipped):
+    """Without ties, Spearman's correlation is 1 - 6 sum d^2 / (n (n^2 - 1)), d the differences of ranks."""
+    found = shipped.responses["mini-cats"]
+    t = torch.tensor([each.t for each in found]).argsort().argsort().unsqueeze(1)
+    for scale, y in encoding.by_scale(found).items():
+        rho = 1 - 6 * ((y.argsort(0).argsort(0) - t) ** 2).sum(0) / (len(t) * (len(t) ** 2 - 1))
+        own = rho[y.isfinite().all(0)].mean().item()
+        assert shipped.trends["mini-cats"][scale].value == pytest.approx(own, abs=0.02)
+
+
+def test_cells_called_are_those_of_benjamini_and_yekutieli(shipped):
+    """The largest i with p_(i) <= level * i / (m (1 + 1/2 + ... + 1/m))."""
+    test = shipped.evidence["mini-cats"]
+    p = test.p[test.p.isfinite()].sort().values
+    i = torch.arange(1, len(p) + 1, dtype=torch.float64)
+    passed = (p <= encoding.LEVEL * i / (len(p) * (1 / i).sum())).nonzero()
+    assert len(passed) and torch.equal(test.above, (test.p <= p[passed.max()]) & (test.excess > 0))
 
 
 def test_bad_statistics_are_explained():
     one = synthetic(torch.zeros(2, 8, 3))
     for call, said in (
         (lambda: encoding.evidence([]), "no responses"),
-        (lambda: encoding.evidence([one, synthetic(torch.zeros(2, 7, 3))]), "made alike"),
+        (lambda: encoding.evidence([one, synthetic(torch.zeros(2, 7, 3))]), "differ only in t"),
         (lambda: encoding.evidence([synthetic(torch.full((2, 8, 3), torch.nan))]), "visible"),
         (lambda: encoding.trend([one, one]), "two or more"),
         (lambda: encoding.trend([own for own in trending(1)]), "take more pictures"),

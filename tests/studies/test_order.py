@@ -1,6 +1,8 @@
-"""Carriers that are planted, and correlations that are known."""
+"""Carriers that are planted, correlations that are known, and verdicts on both."""
 
+import csv
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from tiny import KINDS
+from torch.testing import assert_close
+from untrained import untrained
 
+from lsvd.decomposition.svd import svd
+from lsvd.sampling.trajectory import run
 from lsvd.statistics import intervals
-from lsvd.studies.encoding import Responses
+from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
+from lsvd.studies import encoding, responses, survey
+from lsvd.studies import order as study
 from lsvd.studies.order import carriers, order
+from lsvd.studies.responses import Responses
 
+ROOT = Path(__file__).resolve().parents[2]
+# diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 TIMES = (800.0, 600.0, 400.0, 200.0, 0.0)
 BANDS = tuple((i,) for i in range(5))
 
@@ -129,8 +142,160 @@ def test_a_factor_that_is_hardly_ever_there_does_not_count_for_its_scale():
 def test_bad_responses_are_explained():
     found = planted([FALLS, RISES])
     other = [dataclasses.replace(found[0], factor=3.0), *found[1:]]
-    for bad, said in ((found[:1], "two or more"), (planted([FALLS, RISES], B=1), "more seeds"), (other, "made alike")):
+    for bad, said in (
+        (found[:1], "two or more"),
+        (planted([FALLS, RISES], B=1), "more seeds"),
+        (other, "differ only in t"),
+    ):
         with pytest.raises(ValueError, match=said):
             order(bad)
     with pytest.raises(ValueError, match="no responses"):
         order([])
+
+
+# the study
+
+
+def result(found, mobility=None, name="mini-cats"):
+    plan = survey.Plan(bands=BANDS)
+    evidence = {name: encoding.evidence(found)} if found else {}
+    orders = {name: order(found)} if found else {}
+    return study.Result(plan, mobility or {name: moving()}, {name: found} if found else {}, evidence, orders)
+
+
+class Walk:
+    """Codes of B pictures whose triplets exchange their places, `places` along the whole way."""
+
+    def __init__(self, places=0, B=6, steps=11):
+        frame = svd(torch.randn(1, B, 2, 12, 12, generator=torch.Generator().manual_seed(0)))
+        order = torch.arange(12).repeat(steps, 1)
+        for step in range(steps):
+            if 2 * step > steps:
+                order[step] = torch.arange(12).roll(-places)
+        sizes = (20.0 - order).view(steps, 1, 1, 1, 12)
+        self.codes = (frame.U * sizes) @ frame.Vh
+        self.codes = torch.cat([self.codes, self.codes[-1:]])
+        self.timesteps = torch.arange(steps - 1, -1, -1) * 100
+
+    def nearest(self, fraction):
+        return int(round(10 * fraction)) * 100
+
+    def index(self, t):
+        return self.timesteps.tolist().index(t)
+
+
+def moving(places=0):
+    return study.mobility(Walk(places), 0.4)
+
+
+def said(result):
+    return {each.claim: each.verdict for each in study.verdicts(result)}
+
+
+@pytest.mark.parametrize(("places", "word"), [(0, NOT), (6, HOLDS)])
+def test_ranks_that_move_by_more_than_a_place(places, word):
+    each = moving(places)
+    own, null, beyond = each.far()
+    assert (own.value > 5) == bool(places) and null.value > 2 and own.low <= own.value <= own.high
+    assert own.value - null.value == pytest.approx(beyond.value)
+    found = study.verdicts(result((), {"mini-cats": each}))
+    assert [(one.study, one.claim, one.null, one.verdict) for one in found] == [
+        ("order", "ranks move by more than a place", 1.0, word)
+    ]
+    assert found[0].effect == own
+
+
+def test_paths_start_where_they_are_named():
+    each = moving(6)
+    assert each.paths.reference == 6 and each.paths.ranks.shape == (11, study.PICTURES, 2, study.TRIPLETS)
+    assert each.lost.value == 0 and each.timesteps.tolist() == list(range(1000, -1, -100))
+
+
+COARSE, FINE = (study.CLAIMS[scale][0] for scale in ("coarse", "fine"))
+
+
+@pytest.mark.parametrize(
+    ("places", "null", "words"),
+    [
+        ((FALLS, RISES), None, (HOLDS, HOLDS)),
+        ((RISES, FALLS), None, (NOT, NOT)),
+        ((FALLS, RISES), (FALLS, RISES), (NOT, NOT)),
+        # they move against the null, but not by themselves
+        (((2, 2, 0, 2, 2), (2, 2, 0, 2, 2)), (RISES, FALLS), (IN_PART, IN_PART)),
+    ],
+)
+def test_coarse_carriers_sink_and_fine_ones_rise(places, null, words):
+    found = said(result(planted(places, null)))
+    assert (found[COARSE], found[FINE]) == words
+
+
+def test_a_model_without_a_reader_has_its_ranks_judged_alone():
+    assert list(said(result(()))) == ["ranks move by more than a place"]
+
+
+def test_factors_stand_above_the_mean_of_their_scale():
+    found = [dataclasses.replace(each, scales=("fine", "coarse")) for each in planted([FALLS, RISES])]
+    own = result(found)
+    assert list(own.by_scale("mini-cats")) == ["b", "mean coarse", "a", "mean fine"]
+    orders = own.orders["mini-cats"]
+    assert own.by_scale("mini-cats")["mean fine"] == (orders["fine"], "fine")
+
+
+def test_what_a_triplet_carries_is_what_it_moves_most_above_chance():
+    test = encoding.evidence(planted([FALLS, (1, 1, 1, 1, 1)]))
+    assert study.main_factors(test, 0) == [0, 1, None, None, None]
+    assert study.main_factors(test, 3) == [None, 1, None, 0, None]
+
+
+def test_the_table_has_every_time_and_every_order():
+    own = result(planted([FALLS, RISES]), {"mini-cats": moving(6)})
+    rows = study.rows(own)
+    table = {(row["measure"], row["of"]): row for row in rows}
+    assert len(table) == len(rows) == 10 + 1 + 4 and {row["backbone"] for row in rows} == {"mini-cats"}
+    change = own.mobility["mini-cats"].same
+    for i in (0, 9):
+        row = table["rank change", f"dt = {100 * (i + 1)}"]
+        assert (row["value"], row["n"]) == (f"{change.by_sample[i].mean():.4f}", 6)
+    far = own.mobility["mini-cats"].far()
+    assert table["rank change", "half the way and more"]["beyond high"] == f"{far[2].high:.4f}"
+    its = own.orders["mini-cats"]["coarse"]
+    assert table["Spearman of rank and t", "coarse"]["null low"] == f"{its.null.low:.4f}"
+
+
+def test_a_gallery_scales_each_triplet_where_it_has_gone():
+    model = KINDS["unconditional"]()
+    walk = run(model, None, (3,), steps=4)
+    times = walk.timesteps.tolist()[::2]
+    drawn = study.gallery(model, walk, times, (1.0, 2.0))
+    assert drawn.shape == (4, 1 + study.TRIPLETS, *model.decode(walk.final).shape[1:])
+    # scaled by one is left as it is
+    assert_close(drawn[::2], drawn[:1, :1].expand_as(drawn[::2]), rtol=0, atol=1e-4)
+    codes = svd(walk.at(times[0])).scale(2, 2.0).recompose()[None]
+    assert_close(drawn[1, 3], responses.pictures(model, walk, times[0], codes)[0, 0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_study_of_a_model(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("LSVD_MEASUREMENTS", str(tmp_path))
+    model, plan = KINDS[kind](), survey.Plan(steps=4, times=(0.75, 0.0), bands=((0,), (1, 2)), prompt="an old person")
+    own = study.measure({"mine": model, "unread": model}, {"mine": untrained()}, plan, range(3), range(2))
+    assert list(own.mobility) == ["mine", "unread"] and list(own.orders) == list(own.responses) == ["mine"]
+    walk = run(model, "an old person" if kind == "text-to-image" else None, range(2))
+    assert own.mobility["mine"].timesteps.tolist() == walk.timesteps.tolist()
+    assert own.orders["mine"].keys() == order(survey.survey(model, untrained(), plan, range(3))).keys()
+    assert {row["backbone"] for row in study.rows(own)} == {"mine", "unread"}
+
+
+def test_the_shipped_measurements_give_the_shipped_correlations_and_verdicts():
+    models, readers = survey.subjects("mini-cats")
+    found = survey.survey(models["mini-cats"], readers["mini-cats"], survey.Plan(), range(survey.SAMPLES))
+    own = result(found)
+    with (ROOT / "outputs" / "tables" / "order.csv").open(newline="") as file:
+        theirs = {row["of"]: row for row in csv.DictReader(file) if row["backbone"] == "mini-cats"}
+    for row in (row for row in study.rows(own) if row["measure"] != "rank change"):
+        for head in ("value", "low", "high", "null value", "beyond value", "beyond low", "beyond high", "n"):
+            assert float(row[head]) == pytest.approx(float(theirs[row["of"]][head]), abs=2e-4)
+    with (ROOT / "outputs" / "tables" / "verdicts.csv").open(newline="") as file:
+        verdicts = {row["claim"]: row["verdict"] for row in csv.DictReader(file) if row["backbone"] == "mini-cats"}
+    assert {claim: said(own)[claim] for claim in (COARSE, FINE)} == {claim: verdicts[claim] for claim in (COARSE, FINE)}

@@ -12,7 +12,7 @@ from untrained import untrained
 from lsvd import backbones
 from lsvd.backbones import registry
 from lsvd.paths import outputs
-from lsvd.studies import encoding, survey
+from lsvd.studies import responses, survey
 from lsvd.studies.survey import Plan
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
@@ -49,10 +49,10 @@ def test_a_survey_is_the_responses_at_each_time(backbone, reader):
     walk = survey.walk(backbone, PLAN, range(3))
     assert [each.t for each in found] == [walk.nearest(time) for time in PLAN.times] == [750 + found[1].t, found[1].t]
     for each in found:
-        own = encoding.responses(backbone, walk, reader, each.t, PLAN.bands, PLAN.factor)
+        own = responses.responses(backbone, walk, reader, each.t, PLAN.bands, PLAN.factor)
         assert_close(each.tensors, own.tensors, equal_nan=True)
         assert (each.names, each.scales, each.bands, each.factor) == (own.names, own.scales, own.bands, own.factor)
-    # nothing but rounding is different when it is measured anew
+    # nothing but rounding is different when it is measured again
     again = survey.survey(backbone, reader, PLAN, range(2), folder=outputs("again"))
     assert_close(again[0].moved, found[0].moved[:, :2], equal_nan=True, rtol=1e-3, atol=1e-5)
 
@@ -75,8 +75,18 @@ def test_what_was_measured_is_read(backbone, reader, elsewhere, monkeypatch):
     assert_close(part[1].null, more[1].null[:, :5], equal_nan=True)
 
 
+def test_a_survey_agrees_with_itself_measured_again(reader):
+    found = survey.survey(unconditional(), reader, PLAN, range(3))
+    assert survey.disagreement(unconditional(), reader, PLAN, found, range(2)) < 1e-4
+    found[1].null[1, 1, 0] += 0.25
+    assert survey.disagreement(unconditional(), reader, PLAN, found, range(2)) == pytest.approx(0.25, abs=1e-3)
+    assert survey.disagreement(unconditional(), reader, PLAN, found, range(1)) < 1e-4
+    found[0].moved[0, 0, 0] = torch.nan
+    assert survey.disagreement(unconditional(), reader, PLAN, found, range(1)) == float("inf")
+
+
 @pytest.mark.parametrize("change", [{"factor": 2.0}, {"bands": ((0,),)}, {"steps": 5}, {"times": (0.5,)}])
-def test_another_plan_is_measured_anew(reader, monkeypatch, change):
+def test_another_plan_is_measured_for_itself(reader, monkeypatch, change):
     survey.survey(unconditional(), reader, PLAN, range(2))
     monkeypatch.setattr(survey, "_measure", never)
     with pytest.raises(AssertionError, match="measured again"):

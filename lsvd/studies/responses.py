@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
+from lsvd.backbones.schedulers import remembers
 from lsvd.checks import check_seeds, mix
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import Trajectory, resume
@@ -128,7 +129,10 @@ def responses(
     """
     codes = torch.cat(scale_bands(walk, t, bands, factor))
     factors = reader.scene.factors
-    before = reader.read(backbone.decode(walk.final))
+    # a multistep solver begins again where codes are put in: so does what they are compared with
+    memory = remembers(backbone.prepared(walk.settings.steps))
+    final = resume(backbone, walk.settings, t, walk.at(t)).final if memory else walk.final
+    before = reader.read(backbone.decode(final))
     parts = [
         moves(_rows(before, owners), reader.read(part), factors)
         for owners, part in _finish(backbone, walk, t, codes, batch, progress)

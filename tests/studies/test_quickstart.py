@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from placing import place
 from tiny import text_to_image
 from torch.testing import assert_close
 
@@ -33,7 +34,10 @@ def walks():
     model = text_to_image()
     walk = run(model, "a person", range(3))
     edits, plain = (
-        {name: avi.edit_prompt(model, walk, prompt, branch=branch, **PLACE) for name, prompt in TARGETS.items()}
+        {
+            name: avi.edit_prompt(model, walk, prompt, **place(branch=branch, **PLACE))
+            for name, prompt in TARGETS.items()
+        }
         for branch in (0.75, 1)
     )
     return model, walk, edits, plain, {name: run(model, prompt, range(3)) for name, prompt in TARGETS.items()}

@@ -10,6 +10,6 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     if kind == "png":
         # of all methods the one whose worst colour is nearest: others turn a heat map's dark blue into grey
         image = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
-    settings = {"webp": {"quality": 88, "method": 6, "use_sharp_yuv": True}, "jpeg": {"quality": 80}, "png": {}}[kind]
+    settings = {"webp": {"quality": 84, "method": 6, "use_sharp_yuv": True}, "jpeg": {"quality": 76}, "png": {}}[kind]
     image.save(data := io.BytesIO(), format=kind, optimize=True, **settings)
     return data.getvalue()

@@ -126,7 +126,7 @@ def interval(row: Mapping[str, str], column: tuple[str, str, str]) -> str:
 
 def found() -> str:
     """The README's table: each line of FOUND with its effect on mini-sd, and on how many models its claim holds."""
-    lines = ["| question | mini-sd [95% interval] | verdict |", "|---|---|---|"]
+    lines = ["| question | effect on mini-sd [95% interval] | verdict |", "|---|---|---|"]
     for words, study, claim in FOUND:
         rows = {row["backbone"]: row for row in read(study) if row["claim"] == claim}
         if "mini-sd" not in rows:

@@ -55,7 +55,7 @@ unexport MPLBACKEND
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test format lab train measure survey edits bench bench-full matrix bless pins clean FORCE
+.PHONY: help env reproduce test docs format lab train measure survey edits bench bench-full matrix bless pins clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -106,6 +106,9 @@ test: $(ENVIRONMENT) ## check style, then unit tests, end-to-end tests and the n
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(QUIET) $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+docs: $(ENVIRONMENT) ## build the site from docs, notebooks and tables into build/docs; needs no network
+	$(QUIET) $(PY) docs/build.py
 
 format: $(ENVIRONMENT) ## format code and notebooks
 	$(PY) -m ruff check --fix .

@@ -7,7 +7,6 @@ nothing is computed here but what is drawn.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
-from lsvd.figures.style import COLOURS, STYLE
+from lsvd.figures.style import COLOURS, STYLE, styled
 from lsvd.statistics.intervals import Interval
 
 Look = Mapping[str, Any]  # of a line, as Axes.plot takes it
@@ -42,13 +41,14 @@ def panels(
         raise ValueError("there are no panels to draw: give one title for each")
     # a legend below a single panel needs room
     size = max(5.0, width * len(titles) + 0.6), height
-    with mpl.rc_context(STYLE):
+    with styled():
         fig, axes = plt.subplots(rows, len(titles), figsize=size, squeeze=False, **subplots)
         for ax, title in zip(axes[0], titles, strict=True):
             ax.set_title(title)
     return fig, axes
 
 
+@styled()
 def curves(
     ax: Axes, x: ArrayLike, lines: Mapping[str, ArrayLike], looks: Iterable[Look] = LOOKS, **changes: Any
 ) -> None:
@@ -81,6 +81,7 @@ def spread(values: ArrayLike) -> np.ndarray:
     return np.concatenate([values.mean(1)[None], np.quantile(values, [0.025, 0.975], axis=1)])
 
 
+@styled()
 def matrix(
     ax: Axes, values: ArrayLike, marked: ArrayLike, rows: Sequence[str], columns: Sequence[str], bound: float
 ) -> AxesImage:
@@ -107,6 +108,7 @@ def matrix(
     return image
 
 
+@styled()
 def forest(
     ax: Axes,
     own: Mapping[str, Interval],
@@ -134,6 +136,7 @@ def forest(
     ax.yaxis.set_inverted(True)
 
 
+@styled()
 def paths(
     ax: Axes, x: ArrayLike, ranks: ArrayLike, kept: ArrayLike, names: Sequence[str], looks: Sequence[Look], at: int
 ) -> None:
@@ -179,6 +182,7 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
+@styled()
 def trade_off(ax: Axes, points: Mapping[str, Sequence[tuple[Interval, Interval]]], *, cloud: bool = False) -> None:
     """Success against side effects: the points of each method, and a line through those that none of its own beats.
 

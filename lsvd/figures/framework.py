@@ -1,8 +1,7 @@
 """The paper's Figure 1 from a run: trajectories, decomposition, integration, and the edited continuation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,54 +9,74 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
 from lsvd.avi.edit import Edit
-from lsvd.backbones.models import Backbone
-from lsvd.figures.style import COLOURS, STYLE, to_array
+from lsvd.figures.style import COLOURS, styled, to_array
+from lsvd.sampling.trajectory import Trajectory
 
 
-def framework(edit: Edit, backbone: Backbone, index: int = 0, channel: int = 0) -> Figure:
-    """The paper's Figure 1 from a run: two trajectories, SVD of a channel, integration, edited continuation.
+def shown(edit: Edit, index: int = 0) -> dict[str, Tensor]:
+    """The codes that `framework` shows as pictures: "source" and "target", shape (n, C, H, W), and "edited", from x on.
 
-    The same colour frames the same code: x blue, z vermilion, y green. Noisy codes are decoded as they are.
-    index: which picture of the batch; channel: the one whose decomposition is drawn (all are integrated). Raises
-    ValueError if either does not exist, or the edit's trajectories were not drawn whole.
+    index: which picture of the batch. Raises ValueError if it does not exist, or the edit's trajectories were not drawn
+    whole.
     """
     edit.source.final, edit.target.final  # noqa: B018 - raise if they are not there
-    channels = edit.solution.y.shape[-3]
-    for what, number, count in (("picture", index, len(edit.edited.final)), ("channel", channel, channels)):
-        if not 0 <= number < count:
-            raise ValueError(f"there is no {what} {number}: choose from 0 to {count - 1}")
-    cut, last = edit.source.index(edit.t), len(edit.source.timesteps)
-    z_cut = edit.target.index(edit.t_target)
-    shown = np.unique(np.r_[np.linspace(0, cut, 4), np.linspace(cut, last, 5)].round().astype(int)).tolist()
-    cut_column = shown.index(cut)
-    z_shown = [z_cut if step == cut else step for step in shown]
+    _check("picture", index, len(edit.edited.final))
+    source, target, cut = _steps(edit)
+    edited = [step - source[cut] for step in source[cut:]]
+    walks = {"source": (edit.source, source), "target": (edit.target, target), "edited": (edit.edited, edited)}
+    return {name: walk.codes[steps, index] for name, (walk, steps) in walks.items()}
 
-    def pictures(walk, steps):
-        return to_array(backbone.decode(walk.codes[steps, index]))
 
-    def times(walk, steps):
-        # the code after the last step is x_0
-        return ["x₀" if i == last else f"t = {walk.timesteps[i]:g}" for i in steps]
+def framework(edit: Edit, pictures: Mapping[str, Tensor], index: int = 0, channel: int = 0) -> Figure:
+    """The paper's Figure 1 from a run: two trajectories, SVD of a channel, integration, edited continuation.
 
-    with mpl.rc_context(STYLE):
-        fig = plt.figure(figsize=(1.15 * len(shown) + 1.4, 7.4))
+    The same colour frames the same code: x blue, z vermilion, y green. Noisy codes are shown as they are.
+    pictures: the codes of `shown`, decoded, each (n, 3, H, W); index: which picture of the batch they are; channel: the
+    one whose decomposition is drawn (all are integrated). Raises ValueError if either does not exist, or pictures are
+    missing.
+    """
+    counts = {name: len(codes) for name, codes in shown(edit, index).items()}
+    _check("channel", channel, edit.solution.y.shape[-3])
+    if {name: len(each) for name, each in pictures.items()} != counts:
+        raise ValueError("the pictures are not those of this edit: decode each value of shown(edit, index)")
+    source_steps, target_steps, cut = _steps(edit)
+    source_times, target_times = _times(edit.source, source_steps), _times(edit.target, target_steps)
+    strips = {name: to_array(each) for name, each in pictures.items()}
+    with styled():
+        fig = plt.figure(figsize=(1.15 * len(source_steps) + 1.4, 7.4))
         top, middle, bottom = fig.subfigures(3, 1, height_ratios=[2.1, 2.2, 1.25])
-        source, target = top.subplots(2, len(shown), squeeze=False)
-        edited = bottom.subplots(1, len(shown), squeeze=False)[0]
-        lines = ((source, edit.source, shown, "blue", "source"), (target, edit.target, z_shown, "vermilion", "target"))
-        for axes, walk, steps, colour, name in lines:
-            _filmstrip(axes, pictures(walk, steps), times(walk, steps))
-            _frame(axes[cut_column], COLOURS[colour])
-            _row_label(axes[0], name, walk.settings.prompts[index])
-        rest = [f"y for x, t = {edit.t:g}", *times(edit.source, shown[cut_column + 1 :])]
-        _filmstrip(edited[cut_column:], pictures(edit.edited, [i - cut for i in shown[cut_column:]]), rest)
-        for ax in edited[:cut_column]:
+        source, target = top.subplots(2, len(source_steps), squeeze=False)
+        edited = bottom.subplots(1, len(source_steps), squeeze=False)[0]
+        lines = ((source, "source", source_times, "blue"), (target, "target", target_times, "vermilion"))
+        for axes, name, times, colour in lines:
+            _filmstrip(axes, strips[name], times)
+            _frame(axes[cut], COLOURS[colour])
+            _row_label(axes[0], name, getattr(edit, name).settings.prompts[index])
+        _filmstrip(edited[cut:], strips["edited"], [f"y for x, t = {edit.t:g}", *source_times[cut + 1 :]])
+        for ax in edited[:cut]:
             ax.set_axis_off()
-        _frame(edited[cut_column], COLOURS["green"])
-        _row_label(edited[0] if cut_column == 0 else edited[cut_column], "edited", edit.edited.settings.prompts[index])
-
+        _frame(edited[cut], COLOURS["green"])
+        _row_label(edited[cut], "edited", edit.edited.settings.prompts[index])
         _integration(middle, edit, index, channel)
     return fig
+
+
+def _check(what: str, number: int, count: int) -> None:
+    if not 0 <= number < count:
+        raise ValueError(f"there is no {what} {number}: choose from 0 to {count - 1}")
+
+
+def _steps(edit: Edit) -> tuple[list[int], list[int], int]:
+    """The steps shown of source and target, up to nine each, and the place in them at which x and z are taken."""
+    at, last = edit.source.index(edit.t), len(edit.source.timesteps)
+    source = np.unique(np.r_[np.linspace(0, at, 4), np.linspace(at, last, 5)].round().astype(int)).tolist()
+    target = [edit.target.index(edit.t_target) if step == at else step for step in source]
+    return source, target, source.index(at)
+
+
+def _times(walk: Trajectory, steps: Sequence[int]) -> list[str]:
+    # the code after the last step is x_0
+    return ["x₀" if i == len(walk.timesteps) else f"t = {walk.timesteps[i]:g}" for i in steps]
 
 
 def _integration(figure: SubFigure, edit: Edit, index: int, channel: int) -> None:

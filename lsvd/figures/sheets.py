@@ -1,19 +1,14 @@
-"""One style for all figures, sheets and grids of pictures, and the framework figure.
-
-Colours are those of Okabe and Ito, told apart by the colour-blind, and lines differ in dash as well, for print. Numbers
-come in as arguments: nothing is computed here but what is drawn.
-"""
+"""Sheets and grids of pictures, with labels."""
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lsvd.figures.style import STYLE, to_array
+from lsvd.figures.style import styled, to_array
 
 
 def sheet(
@@ -87,7 +82,7 @@ def _mosaic(
     canvas = np.ones((height, width, 3), dtype=np.float32)
     for picture, (top, left) in zip(pictures, corners, strict=True):
         canvas[top : top + h, left : left + w] = picture
-    with mpl.rc_context(STYLE):
+    with styled():
         fig, ax = plt.subplots(layout="none")
         ax.imshow(canvas, extent=(0, width, height, 0))
         ax.grid(False)
@@ -101,7 +96,7 @@ def _mosaic(
 def _fit(fig: Figure, ax: Axes, scale: float, title: str) -> None:
     """Give the figure a title and the size of its canvas, `scale` inches a pixel, and of the labels about it."""
     height, width = (side * scale for side in ax.images[0].get_size())
-    with mpl.rc_context(STYLE):
+    with styled():
         ax.set_title(title, fontsize=10)
     fig.set_size_inches(width, height)
     ax.set_position((0, 0, 1, 1))

@@ -4,16 +4,23 @@ Colours are those of Okabe and Ito, told apart by the colour-blind, and lines di
 """
 
 import io
+import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from lsvd.paths import outputs
 from lsvd.storage.files import write_bytes
+from lsvd.storage.pictures import encoded
 
 COLOURS = {
     "blue": "#0072B2",
@@ -51,22 +58,62 @@ STYLE = {
 }
 
 
-DPI = 160
+DPI = 160  # of written figures
+# Of those that notebooks store, which are coarse: every one lies in outputs/figures as well.
+INLINE_DPI = {"jpeg": 72, "png": 90}
+
+
+def styled() -> AbstractContextManager[None]:
+    """A context, or decorator, in which matplotlib's defaults and STYLE hold, whatever a matplotlibrc says."""
+    return mpl.style.context(STYLE, after_reset=True)
 
 
 def use_style() -> None:
-    """Set the style for every figure made from now on; a notebook calls it once."""
+    """Set matplotlib's defaults and STYLE from here on; a notebook calls it once.
+
+    In a notebook, figures are stored as `save` writes them, but coarser, and sheets as JPEG.
+    """
+    mpl.rcdefaults()
     mpl.rcParams.update(STYLE)
+    # without IPython loaded, this is not a notebook
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None and shell.display_formatter is not None:
+        _store_small(shell)
 
 
 def save(fig: Figure, name: str) -> Path:
-    """Write a figure to outputs/figures/<name>.png, whole or not at all; returns the path.
+    """Write a figure to outputs/figures, whole or not at all: NAME.webp if it holds pictures, else NAME.png.
 
-    The same figure gives the same bytes. Raises lsvd.storage.files.WriteError if the folder cannot be written.
+    The same figure gives the same bytes. Returns the path. Raises lsvd.storage.files.WriteError if the folder cannot be
+    written.
     """
-    data = io.BytesIO()
-    fig.savefig(data, format="png", dpi=DPI, metadata={"Software": None})
-    return write_bytes(outputs("figures", f"{name.removesuffix('.png')}.png"), data.getvalue())
+    kind = "webp" if holds_pictures(fig) else "png"
+    return write_bytes(outputs("figures", f"{name}.{kind}"), encoded(_painted(fig, DPI), kind))
+
+
+def holds_pictures(fig: Figure) -> bool:
+    """Whether a figure shows pictures, arrays of shape (H, W, 3 or 4), beside lines, text and heat maps."""
+    return any(np.ndim(image.get_array()) == 3 for ax in fig.findobj(Axes) for image in ax.images)
+
+
+def _painted(fig: Figure, dpi: int, **changes: str) -> Image.Image:
+    with styled():
+        fig.savefig(data := io.BytesIO(), format="png", dpi=dpi, **changes)
+    return Image.open(data).convert("RGB")
+
+
+def _store_small(shell: Any) -> None:
+    """Have a notebook store each figure once: pictures as JPEG, charts as PNG, each at its INLINE_DPI."""
+    # the inline backend sets formats of its own when it is loaded, and only then
+    plt.switch_backend(mpl.get_backend())
+    for kind in INLINE_DPI:
+
+        def stored(fig: Figure, kind: str = kind) -> bytes | None:
+            if holds_pictures(fig) != (kind == "jpeg"):
+                return None
+            return encoded(_painted(fig, INLINE_DPI[kind], bbox_inches="tight"), kind)
+
+        shell.display_formatter.formatters[f"image/{kind}"].for_type(Figure, stored)
 
 
 def to_array(pictures: Tensor) -> np.ndarray:

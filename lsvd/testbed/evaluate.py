@@ -6,13 +6,12 @@ training, so that a short one may have been a caption there.
 outputs/tables/reader.csv gets each reader's score for each factor. outputs/tables/backbones.csv gets, for each
 generator, the Fréchet distance of its samples from renderings, in the reader's features and in mini-clip's; for mini-sd
 also how often the reader agrees with the prompt, and the autoencoder's fidelity; for mini-clip how often it picks the
-right one of the captions that name one attribute. outputs/figures/samples_NAME.png shows seeds 0 to 63. Samples are
+right one of the captions that name one attribute. outputs/figures/samples_NAME.webp shows seeds 0 to 63. Samples are
 kept in build/cache: a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
 import argparse
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ from lsvd.sampling import trajectory
 from lsvd.statistics import intervals
 from lsvd.statistics.fidelity import bootstrap, floor, psnr
 from lsvd.storage.files import update_csv, write_bytes, write_csv
+from lsvd.storage.pictures import encoded
 from lsvd.testbed import reader as readers
 from lsvd.testbed import renderings
 from lsvd.testbed.reader import Reader
@@ -167,8 +167,8 @@ def digest(folder: Path, *settings) -> str:
     return seen.hexdigest()[:12]
 
 
-def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
-    """A PNG of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size.
+def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
+    """A picture of pictures, shape (n, 3, H, W), uint8, row by row; those under 100 pixels are doubled in size.
 
     Pixel for pixel, to look at grain: a figure (lsvd.figures.sheets.sheet) would resample them.
     """
@@ -179,9 +179,7 @@ def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> bytes:
     for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
         image = Image.fromarray(picture).resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
         whole.paste(image, (i % columns * step_x, i // columns * step_y))
-    buffer = io.BytesIO()
-    whole.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return whole
 
 
 def measure_reader(scene: str, device="cpu") -> None:
@@ -205,7 +203,7 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
     # A last file that is not full belongs to its n alone.
     drawn = samples(backbone, n, texts, build("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
     first = torch.arange(SHEET)
-    write_bytes(outputs("figures", f"samples_{name}.png"), sheet(drawn[first]))
+    write_bytes(outputs("figures", f"samples_{name}.webp"), encoded(sheet(drawn[first]), "webp"))
     rows = []
     if told:
         lines = [{"seed": seed, "prompt": text} for seed, text in enumerate(texts[:SHEET])]

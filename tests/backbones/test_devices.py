@@ -30,7 +30,7 @@ from lsvd.backbones.schedulers import remembers
 from lsvd.decomposition import geodesic, mobility
 from lsvd.decomposition import svd as decomposition
 from lsvd.decomposition.svd import svd
-from lsvd.figures.framework import framework
+from lsvd.figures.framework import framework, shown
 from lsvd.figures.style import to_array
 from lsvd.sampling import identity, trajectory
 from lsvd.sampling.inversion import invert
@@ -322,7 +322,8 @@ def test_edits_are_measured(tmp_path, monkeypatch):
 
 def test_framework():
     edit = avi.edit_prompt(there(), "a person", "an old person", 1, **place(whole=True, **EDIT))
-    assert framework(edit, there())
+    decode = there().decode
+    assert framework(edit, {name: decode(codes) for name, codes in shown(edit).items()})
 
 
 def test_models_are_loaded_there(tmp_path):

@@ -22,7 +22,6 @@ from lsvd.avi import attribute, exact
 from lsvd.avi.callback import AddAttributes
 from lsvd.backbones import families
 from lsvd.backbones.families import FAMILIES, pack, unpack
-from lsvd.backbones.registry import EMBEDDED, REGISTRY
 from lsvd.decomposition.svd import svd
 from lsvd.paths import outputs
 from lsvd.sampling import trajectory
@@ -304,25 +303,10 @@ def test_patches_are_those_of_flux():
     assert torch.equal(pack(codes, "patches"), theirs)
 
 
-def test_the_readme_shows_the_matrix_and_the_registry():
-    text = (TABLE.parent.parent.parent / "README.md").read_text(encoding="utf-8")
-    with TABLE.open(newline="") as file:
-        for row in csv.DictReader(file):
-            assert f"| {' | '.join(row.values())} |" in text
-    with TABLE.with_name("fullsize.csv").open(newline="") as file:
-        peaks = {row["name"]: row["peak_gib"] for row in csv.DictReader(file) if row["way"] == "edit"}
-    for name, entry in REGISTRY.items():
-        guidance = "" if entry.guidance is None else format(entry.guidance, "g")
-        cells = [f"`{name}`", entry.stands_for, ", ".join(entry.hub), entry.size, entry.steps, guidance, entry.half]
-        like = "ddpm-celebahq" if name.startswith("ddpm") else name  # of one anatomy
-        cells += [f"{peaks[like]} GiB", "full size"] if like in peaks else ["not measured", "tiny"]
-        assert name in EMBEDDED or f"| {' | '.join(map(str, cells))} |" in text
-
-
-@pytest.mark.skipif(not diffusers.__version__.startswith("0.42."), reason="the README is about diffusers 0.42")
-def test_the_readme_names_what_is_left_out():
-    text = (TABLE.parent.parent.parent / "README.md").read_text(encoding="utf-8")
-    listed = re.search(r"Not in the matrix.*?(?=\n\n[^-])", text, re.DOTALL).group()
+@pytest.mark.skipif(not diffusers.__version__.startswith("0.42."), reason="the docs are about diffusers 0.42")
+def test_the_docs_name_what_is_left_out():
+    text = (TABLE.parents[2] / "docs" / "real-models.md").read_text(encoding="utf-8")
+    listed = re.search(r"Not in the matrix.*?(?=\n\n[^-]|\Z)", text, re.DOTALL).group()
     named = tuple(re.findall(r"`(\w+)`", listed))
     other = re.compile(r"(?<!num_)(?<!ip_adapter_)image|video|frames|audio|lyrics")  # than text and latents
     missing = []

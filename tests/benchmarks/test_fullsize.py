@@ -88,15 +88,12 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path):
         fullsize.main(["--folder", str(tmp_path)])
 
 
-def test_the_readme_shows_the_table():
+def test_the_table_keeps_the_limits():
     root = Path(__file__).resolve().parents[2]
-    text = (root / "README.md").read_text(encoding="utf-8")
-    columns = ("name", "way", "calls", "seconds", "of_two_trajectories", "peak_gib", "of_plain_memory")
     with (root / "outputs" / "tables" / "fullsize.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["name"], row["way"]) for row in rows] == [(n, way) for n in fullsize.MODELS for way in fullsize.WAYS]
     for row in rows:
-        assert f"| {' | '.join(row[column] for column in columns)} |" in text
         # what an edit may cost: two trajectories and 2%, and 5% more memory, but for the small DDPM's as one batch
         assert float(row["of_two_trajectories"]) <= 1.02
         assert (row["name"], row["way"]) == ("ddpm-celebahq", "one batch") or float(row["of_plain_memory"]) <= 1.05

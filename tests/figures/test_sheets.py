@@ -1,7 +1,12 @@
 """Figures are drawn from what they are given, and land in outputs/figures whole or not at all."""
 
+import ast
 import io
+import os
+import subprocess
+import sys
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -11,7 +16,8 @@ from placing import place
 from tiny import text_to_image
 
 from lsvd.avi.edit import edit_prompt
-from lsvd.figures import framework, sheets, style
+from lsvd.figures import charts, framework, sheets, style
+from lsvd.statistics.intervals import Interval
 from lsvd.storage.files import WriteError
 
 
@@ -35,25 +41,118 @@ def drawn(fig):
     return fig.axes[0].images[0].get_array()
 
 
-def test_save_writes_a_picture_and_the_same_bytes_again(outputs):
-    path = style.save(sheets.sheet(ramp(3, 3, 8, 8)), "sheet")
-    assert path == outputs / "figures" / "sheet.png"
-    first = path.read_bytes()
-    with Image.open(path) as image:
-        assert image.size[0] > 300 and np.ptp(np.asarray(image)) > 200
-    # as small as it gets without a loss
-    fig = sheets.sheet(ramp(3, 3, 8, 8))
-    fig.savefig(plain := io.BytesIO(), format="png", dpi=style.DPI)
-    with Image.open(plain) as image, Image.open(path) as written:
-        assert np.array_equal(np.asarray(image), np.asarray(written))
-    assert len(first) < len(plain.getvalue())
-    assert style.save(sheets.sheet(ramp(3, 3, 8, 8)), "sheet.png").read_bytes() == first
+def test_pictures_and_charts_are_saved_as_what_suits_them(outputs):
+    chart, ax = plt.subplots()
+    ax.plot([0, 1, 0])
+    matrix, ax = plt.subplots()
+    ax.imshow(np.eye(3))
+    both = plt.figure()
+    left, right = both.subfigures(1, 2)
+    left.subplots().plot([0, 1])
+    right.subplots().imshow(np.zeros((4, 4, 3)))
+    figures = {"chart": (chart, "png"), "matrix": (matrix, "png"), "both": (both, "webp")}
+    figures["sheet"] = (sheets.sheet(ramp(3, 3, 8, 8)), "webp")
+    for name, (fig, kind) in figures.items():
+        path = style.save(fig, name)
+        assert path == outputs / "figures" / f"{name}.{kind}"
+        with Image.open(path) as image:
+            assert image.format.lower() == kind and np.ptp(np.asarray(image.convert("L"))) > 200
+
+
+def test_a_saved_figure_looks_as_it_was_drawn_and_has_the_same_bytes_every_time(outputs):
+    def pictures():
+        coarse = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        return sheets.sheet(torch.nn.functional.interpolate(coarse, size=64, mode="bilinear"), size=1.5)
+
+    def curves():
+        fig, ax = charts.panels(["one"], 3)
+        charts.curves(ax[0, 0], range(9), {"a": np.stack([np.arange(9)] * 3) + [[0], [-1], [1]]})
+        return fig
+
+    def heat():
+        fig, ax = charts.panels(["one"], 3)
+        charts.matrix(ax[0, 0], np.linspace(-1, 1, 25).reshape(5, 5), np.eye(5), "01234", "xxxxx", 1.0)
+        return fig
+
+    for draw, mean, most in ((pictures, 2, 100), (curves, 1, 30), (heat, 1, 30)):
+        path = style.save(draw(), "x")
+        first = path.read_bytes()
+        draw().savefig(plain := io.BytesIO(), format="png", dpi=style.DPI)
+        with Image.open(plain) as image, Image.open(path) as written:
+            differences = np.abs(np.asarray(image.convert("RGB"), int) - np.asarray(written.convert("RGB"), int))
+        assert differences.mean() < mean and differences.max() < most, "more is lost than the eye misses"
+        assert len(first) < 0.6 * len(plain.getvalue())
+        assert style.save(draw(), "x").read_bytes() == first
+
+
+SETTINGS = [
+    {"image.origin": "lower"},
+    {"figure.dpi": 150, "savefig.dpi": 40},
+    {"savefig.bbox": "tight", "savefig.facecolor": "red", "savefig.transparent": True},
+    {"font.size": 20, "font.family": "monospace", "axes.titlesize": 30},
+    {"lines.linewidth": 9, "axes.grid": False, "axes.facecolor": "black", "path.sketch": (1, 100, 2)},
+    {"image.interpolation": "nearest", "image.cmap": "jet", "figure.constrained_layout.use": False},
+    {"axes.prop_cycle": mpl.cycler(color=["red"]), "text.color": "red", "legend.loc": "upper left"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
+def test_settings_of_a_matplotlibrc_do_not_get_in(outputs, settings):
+    edit = edit_prompt(text_to_image(), "a", "an", 1, **place(steps=3, tx=0.5, whole=True))
+    decoded = {name: text_to_image().decode(codes) for name, codes in framework.shown(edit).items()}
+
+    def each():
+        yield sheets.grid(ramp(2, 2, 3, 8, 8), ["a", "b"], ["c", "d"], title="title")
+        yield framework.framework(edit, decoded)
+        fig, (axes,) = charts.panels(["a", "b"], 3)
+        charts.curves(axes[0], [0, 1, 2], {"a": [1, 2, 3], "b": [3, 1, 2]})
+        charts.matrix(axes[1], np.eye(2), np.eye(2, dtype=bool), ["x", "y"], ["z", "w"], 1.0)
+        yield fig
+        fig, (axes,) = charts.panels(["a"], 3)
+        charts.trade_off(axes[0], {"a": [(Interval(0.1, 0.0, 0.2), Interval(0.5, 0.4, 0.6))]})
+        yield fig
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        expected = [style.save(fig, "x").read_bytes() for fig in each()]
+    with mpl.rc_context(settings):
+        own = {key: mpl.rcParams[key] for key in settings}
+        assert [style.save(fig, "x").read_bytes() for fig in each()] == expected
+        assert own == {key: mpl.rcParams[key] for key in settings}, "a person's settings stay"
+        style.use_style()
+        assert {key: mpl.rcParams[key] for key in style.STYLE} == {**style.STYLE, "figure.figsize": [5.5, 3.4]}
+        assert mpl.rcParams["image.origin"] == "upper" and mpl.rcParams["figure.dpi"] == 100
+
+
+def test_a_notebook_stores_each_figure_once_and_small(outputs):
+    source = """
+from IPython.core.interactiveshell import InteractiveShell
+import sys
+shell = InteractiveShell.instance()
+import torch
+import matplotlib.pyplot as plt
+from lsvd.figures import sheets, style
+plt.rcParams["figure.dpi"] = 150
+style.use_style()
+noise = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+for fig in (sheets.sheet(noise), plt.figure()):
+    data, _ = shell.display_formatter.format(fig)
+    assert data.pop("text/plain").startswith("<Figure size ")
+    print({kind: len(content) for kind, content in data.items()})
+    saved = style.save(fig, "x").stat().st_size
+    assert max(map(len, data.values())) < saved, (saved, "the stored picture is the larger one")
+"""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    stored = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert [list(kinds) for kinds in stored] == [["image/jpeg"], ["image/png"]]
 
 
 def test_an_outputs_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "outputs").write_bytes(b"")
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / "outputs"))
-    with pytest.raises(WriteError, match="cannot write .*sheet.png: a file stands"):
+    with pytest.raises(WriteError, match="cannot write .*sheet.webp: a file stands"):
         style.save(sheets.sheet(ramp(1, 3, 4, 4)), "sheet")
 
 
@@ -124,7 +223,8 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
     backbone = text_to_image()
     settings = {"tx": tx, "dtau": dtau, "steps": steps, "whole": True}
     edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), **place(**settings))
-    fig = framework.framework(edit, backbone, index=1, channel=2)
+    decoded = {name: backbone.decode(codes) for name, codes in framework.shown(edit, 1).items()}
+    fig = framework.framework(edit, decoded, index=1, channel=2)
     fig.canvas.draw()
     shown = [image.get_array() for ax in fig.findobj(plt.Axes) for image in ax.images]
     for walk in (edit.source, edit.target, edit.edited):
@@ -137,11 +237,17 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
 
 def test_framework_bad_arguments():
     edit = edit_prompt(text_to_image(), "a person", "an old person", 1, **place(steps=4, tx=0.5, whole=True))
+    decoded = {name: torch.zeros(len(codes), 3, 8, 8) for name, codes in framework.shown(edit).items()}
+    assert framework.framework(edit, decoded)
     for kwargs in ({"index": 1}, {"channel": 4}, {"index": -1}):
         with pytest.raises(ValueError, match="there is no"):
-            framework.framework(edit, text_to_image(), **kwargs)
+            framework.framework(edit, decoded, **kwargs)
+    for name in decoded:
+        for pictures in (decoded | {name: decoded[name][1:]}, {k: v for k, v in decoded.items() if k != name}):
+            with pytest.raises(ValueError, match="not those of this edit"):
+                framework.framework(edit, pictures)
     with pytest.raises(ValueError, match="draw it whole"):
-        framework.framework(edit_prompt(text_to_image(), "a", "an", 1, **place(steps=4, tx=0.5)), text_to_image())
+        framework.shown(edit_prompt(text_to_image(), "a", "an", 1, **place(steps=4, tx=0.5)))
 
 
 def test_bad_pictures():

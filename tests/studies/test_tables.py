@@ -1,4 +1,4 @@
-"""The README's tables are the measured ones, number for number."""
+"""Measured numbers as Markdown: one rule of decimals, and what is missing or damaged is refused."""
 
 import csv
 import re
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lsvd.backbones.registry import EMBEDDED, REGISTRY
 from lsvd.studies import tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,42 +19,55 @@ def committed(monkeypatch):
     monkeypatch.setenv("LSVD_OUTPUTS", str(ROOT / "outputs"))
 
 
-def in_readme(text, name="backbones"):
-    """The table between the README's two marks, or None."""
-    found = re.findall(rf"^<!-- {name} -->$(.*?)^<!-- /{name} -->$", text, re.MULTILINE | re.DOTALL)
-    return found[0].strip() if len(found) == 1 else None
-
-
-NUMBER = re.compile(r"-?\d+\.\d+")
-
-
-@pytest.mark.parametrize("name", tables.TABLES)
-def test_the_readme_has_the_numbers_of_the_table(name, committed):
-    expected, told = tables.markdown(name, tables.read(name)), in_readme((ROOT / "README.md").read_text("utf-8"), name)
-    sentence = f"README.md and outputs/tables differ: paste the output of `python -m lsvd.studies.tables {name}`"
-    assert told and NUMBER.sub("#", told) == NUMBER.sub("#", expected), sentence
-    # notebooks write theirs anew wherever they run, and another machine rounds otherwise
-    tolerance = 0 if name == "backbones" else 0.02
-    numbers = [[float(x) for x in NUMBER.findall(text)] for text in (told, expected)]
-    assert numbers[0] == pytest.approx(numbers[1], rel=0, abs=tolerance), sentence
+@pytest.mark.parametrize("name", tables.NAMES)
+def test_every_table_has_a_line_for_each_row(name, committed):
+    lines = tables.text(name).splitlines()
+    assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) == {"|", "-"}
+    count = {"found": len(tables.FOUND), "registry": len(REGISTRY) - len(EMBEDDED)}.get(name)
+    assert len(lines) == 2 + (len(tables.read(name)) if count is None else count)
 
 
 def test_every_verdict_is_in_one_table(committed):
-    shown = [tuple(row.values()) for name in tables.CLAIMS for row in tables.read(name)]
+    shown = [tuple(row.values()) for name in tables.JUDGED for row in tables.read(name)]
     with (ROOT / "outputs" / "tables" / "verdicts.csv").open(newline="") as file:
-        recorded = [tuple(row.values()) for row in csv.DictReader(file)]
-    assert sorted(shown) == sorted(recorded)
+        assert sorted(shown) == sorted(tuple(row.values()) for row in csv.DictReader(file))
 
 
-def test_a_row_for_each_row(committed):
+def test_numbers_are_those_of_the_rows(committed):
     rows = tables.read("backbones")
-    lines = tables.markdown("backbones", rows).splitlines()
-    assert len(lines) == 2 + len(rows) and len({line.count("|") for line in lines}) == 1
-    for row, line in zip(rows, lines[2:], strict=True):
-        told = re.findall(r"\d+\.\d+", line.split("|")[3] + line.split("|")[4])
+    for row, line in zip(rows, tables.text("backbones").splitlines()[2:], strict=True):
+        shown = re.findall(r"\d+\.\d+", line.split("|")[3] + line.split("|")[4])
         given = [float(row[name]) for name in ("value", "low", "high", "floor") if row[name]]
         assert line.startswith(f"| {row['backbone']} | {row['measure']} | ")
-        assert [float(x) for x in told] == pytest.approx(given, abs=0.0501 if max(given[:3]) > 1 else 0.000501)
+        assert [float(x) for x in shown] == pytest.approx(given, abs=0.0501 if max(given[:3]) > 1 else 0.000501)
+
+
+def test_found_counts_models_and_links_to_its_study(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    claims = [(study, claim) for _, study, claim in tables.FOUND]
+    lines = ["study,claim,backbone,effect,low,high,null,verdict"]
+    for number, (study, claim) in enumerate(claims):
+        lines.append(f'{study},"{claim}",mini-sd,{number}.5,0,9,0,holds')
+    lines += [f'{claims[0][0]},"{claims[0][1]}",{other},7,7,7,0,does not hold' for other in ("mini-cats", "mini-dogs")]
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "verdicts.csv").write_text("\n".join(lines) + "\n")
+    first, second, *_ = tables.found().splitlines()[2:]
+    assert first.endswith("(docs/results.md#neighbourhood) | 0.5 [0.0, 9.0] | does not hold: 2 of 3, holds: 1 of 3 |")
+    assert second.endswith("| 1.5 [0.0, 9.0] | holds |")
+    (tmp_path / "tables" / "verdicts.csv").write_text("\n".join(line.replace("mini-sd", "x") for line in lines))
+    with pytest.raises(ValueError, match="no line on .* and mini-sd: run make reproduce"):
+        tables.found()
+
+
+def test_the_registry_has_every_name_and_what_was_measured(committed):
+    lines = tables.text("registry").splitlines()[2:]
+    for name, line in zip((name for name in REGISTRY if name not in EMBEDDED), lines, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        entry = REGISTRY[name]
+        assert cells[:5] == [f"`{name}`", entry.stands_for, ", ".join(entry.hub), str(entry.size), str(entry.steps)]
+        assert cells[5] == ("" if entry.guidance is None else f"{entry.guidance:g}")
+        assert (cells[7] == "not measured") == (cells[8] == "tiny")
+    assert "GiB | full size |" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -76,9 +90,16 @@ def test_the_one_rule_of_decimals(changes, line):
     assert tables.markdown("backbones", [{**ROW, **changes}]).splitlines()[2] == line
 
 
-def test_what_is_no_number_is_refused():
+def test_each_interval_of_a_line_has_its_own_decimals():
+    row = {"way": "w", "psnr": "30.25", "psnr_low": "1", "psnr_high": "40", "least": "2.22"}
+    row |= {"factors_moved": "0.0066", "factors_moved_low": "0.003", "factors_moved_high": "0.0106"}
+    line = tables.markdown("inversion", [row]).splitlines()[2]
+    assert line == "| w | 30.3 [1.0, 40.0] | 2.2 | 0.007 [0.003, 0.011] |"
+
+
+def test_numbers_that_are_not_finite_are_refused():
     for bad in ({"value": "nan"}, {"high": "inf"}, {"floor": "inf"}, {"low": "few"}):
-        with pytest.raises(ValueError, match="no finite number|convert"):
+        with pytest.raises(ValueError, match="not a finite number|convert"):
             tables.markdown("backbones", [{**ROW, **bad}])
 
 
@@ -92,15 +113,15 @@ def test_the_command_prints_it(tmp_path, monkeypatch, capsys):
     table.parent.mkdir()
     table.write_text(",".join(ROW) + "\n" + ",".join(ROW.values()) + "\n")
     assert tables.main(["backbones"]) == 0
-    printed = capsys.readouterr().out
-    assert in_readme(printed).splitlines()[2:] == ["| a | m | 0.500 [0.250, 0.751] | |"]
-    for damaged in ("", "backbone,measure\na,m\n", table.read_text() + "a,m,0.5\n"):
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert (printed[0], printed[-1]) == ("<!-- backbones -->", "<!-- /backbones -->")
+    assert "| a | m | 0.500 [0.250, 0.751] | |" in printed
+    for damaged in (
+        "",
+        "backbone,measure\na,m\n",
+        table.read_text() + "a,m,0.5\n",
+        table.read_text() + "a,m" + ",1" * 9,
+    ):
         table.write_text(damaged)
         with pytest.raises(SystemExit, match="damaged"):
             tables.main(["backbones"])
-
-
-def test_the_marks_are_found_once():
-    one = "x\n<!-- backbones -->\n\n| a |\n\n<!-- /backbones -->\ny\n"
-    assert in_readme(one) == "| a |"
-    assert in_readme(one * 2) is in_readme("| a |\n") is None

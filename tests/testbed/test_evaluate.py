@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 
 import numpy as np
 import pytest
@@ -159,7 +158,7 @@ def test_the_digest_follows_weights_and_settings(tmp_path):
 
 def test_the_sheet_shows_every_picture_in_reading_order():
     pictures = torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1).expand(10, 3, 16, 16) * 20
-    image = np.asarray(Image.open(io.BytesIO(evaluate.sheet(pictures, columns=4))))
+    image = np.asarray(evaluate.sheet(pictures, columns=4))
     assert image.shape == (3 * 34 - 2, 4 * 34 - 2, 3)
     assert [image[34 * (i // 4) + 5, 34 * (i % 4) + 5, 0] for i in range(10)] == [20 * i for i in range(10)]
 
@@ -253,7 +252,7 @@ def test_the_whole_command_on_miniatures(tiny):
         scores = list(csv.DictReader(file))
     assert [r["factor"] for r in scores] == [f.name for f in SCENES["cats"].factors]
     assert all(r["score"] and r["degraded"] for r in scores)
-    assert Image.open(tiny / "figures" / "samples_mini-sd.png").size == (8 * 66 - 2, 8 * 66 - 2)
+    assert Image.open(tiny / "figures" / "samples_mini-sd.webp").size == (8 * 66 - 2, 8 * 66 - 2)
     cached = {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}
     assert evaluate.main(["mini-cats", "--samples", "130"]) == 0
     assert cached == {file: file.stat().st_mtime_ns for file in (tiny / "cache").rglob("*.npy")}

@@ -8,7 +8,7 @@ left out of all statistics.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import index
 
 import torch
@@ -195,9 +195,7 @@ def _finish(
     owners = torch.arange(len(s.seeds)).repeat(len(codes)).split(batch)
     parts = zip(owners, codes.flatten(0, 1).split(batch), strict=True)
     for rows, part in tqdm(parts, total=len(owners), desc=s.backbone, disable=not progress, leave=False):
-        seeds, prompts = (tuple(values[row] for row in rows) for values in (s.seeds, s.prompts))
-        source = replace(walk, settings=replace(s, seeds=seeds, prompts=prompts), codes=walk.codes[:, rows])
-        yield rows, backbone.decode(resume(backbone, source, t, part).final)
+        yield rows, backbone.decode(resume(backbone, s.rows(rows.tolist()), t, part).final)
 
 
 def _rows(reading: Reading, rows: Tensor) -> Reading:

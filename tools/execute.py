@@ -5,6 +5,7 @@ without them the notebook is executed as it is stored. TARGET is written in the 
 """
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -68,6 +69,7 @@ def sentence(error: Exception) -> str:
 def main() -> int:
     """Execute; 0, or 1 after one line on stderr."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+    logging.disable(logging.ERROR)  # what they log is said in one line below
     source, target, seconds, *parameters = sys.argv[1:]
     try:
         if parameters:

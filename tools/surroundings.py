@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-# ipykernel warns in every notebook that it runs over TCP; its other messages of that level are for its developers.
+# ipykernel warns in every notebook that it runs over TCP, and has tracebacks for a kernel that is ended in a cell.
 IPYTHON = """c = get_config()  # noqa: F821
-c.IPKernelApp.log_level = "ERROR"
+c.IPKernelApp.log_level = "CRITICAL"
 c.IPKernelApp.exec_PYTHONSTARTUP = False
 """
 

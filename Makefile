@@ -89,7 +89,7 @@ lab: ready ## open the notebooks in JupyterLab
 	@exec "$$PY" -m jupyterlab --KernelManager.transport_encryption=auto notebooks
 
 train: ready ## retrain the shipped models (hours); one only: make train MODELS=mini-cats
-	@set -f; for name in $$MODELS; do "$$PY" -m lsvd train "$$name" || exit 1; done
+	@exec "$$PY" -m tools.train
 
 measure: ready ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
 	@exec "$$PY" -m lsvd evaluate
@@ -98,7 +98,7 @@ survey: ready ## measure the responses that notebooks 02 and 03 read, if weights
 	@exec "$$PY" -m lsvd survey
 
 edits: ready ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: measurements/edits
-	@exec "$$PY" -m lsvd study editing
+	@exec "$$PY" -m lsvd study
 
 bench: ready ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	@exec "$$PY" -m benchmarks.speed

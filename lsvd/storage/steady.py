@@ -6,9 +6,10 @@ import re
 
 # Numbers agree if they differ by less than a ten-thousandth of the larger, or a millionth.
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
-# Grey levels, of 255, by which no channel of any pixel may differ. A lossy format makes up to 18 of a rounding of one
-# level (JPEG of quality 92, WebP likewise): there, all of them may differ by a level on average, too.
-LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 2, 24, 1.0
+# Grey levels, of 255, by which no channel of any pixel may differ: the next of a colour map's 256 colours is up to 4
+# away. A lossy format makes up to 18 of a rounding of one level (JPEG and WebP of quality 92): there, levels differ by
+# at most one on average, too.
+LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 4, 24, 1.0
 LOSSY = ("JPEG", "WEBP")
 
 _NUMBER = re.compile(rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+]?\d+)?")

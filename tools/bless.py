@@ -45,8 +45,10 @@ class Blessing:
         replaced = 0
         for name in parameters.named(os.environ.get("NOTEBOOKS", ""), work.root):
             print(f"running {name}", flush=True)
-            stored = session.read(name)
+            before, stored = name.read_bytes(), session.read(name)
             target = work.execute(name)
+            if name.read_bytes() != before:
+                raise ValueError(f"{name} was edited while it ran and is left as it is: run make bless again")
             if not same(stored, session.read(target)):
                 write_bytes(name, target.read_bytes())
                 replaced += 1
@@ -56,7 +58,7 @@ class Blessing:
 
     def stopped(self) -> str:
         """What was kept, in one line, for after a signal."""
-        return f"stopped; {len(self.done)} notebooks were executed and stored, the others are as they were"
+        return f"stopped: {len(self.done)} notebooks are executed and stored, the others are as they were"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def check(values: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]])
         for notebook, defaults in notebooks.items():
             if name in defaults and not alike(value, defaults[name]):
                 kind = describe(defaults[name])
-                raise ValueError(f"{name} is {kind} in {notebook}, not {value!r}: give {kind}, as {defaults[name]!r}")
+                raise ValueError(
+                    f"{name} is {kind} in {notebook}, not {reprlib.repr(value)}: give {kind}, as {defaults[name]!r}"
+                )
 
 
 def alike(value: Any, default: Any) -> bool:

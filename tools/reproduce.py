@@ -63,22 +63,23 @@ def written() -> dict[str, tuple[int, ...]]:
 
 
 class Reproduction:
-    """One run of the command; `done` lists what is up to date so far, `current` is the notebook that runs."""
+    """One run of the command: the notebooks chosen, those up to date so far, and the one that runs."""
 
     def __init__(self):
+        self.chosen: list[Path] = []
         self.done: list[Path] = []
         self.current: Path | None = None
 
     def __call__(self, work: session.Session) -> str:
         """Execute what is stale. Returns the last line to print; raises ValueError, in one sentence."""
         env = os.environ.get
-        chosen = parameters.named(env("NOTEBOOKS", ""), work.root)
+        self.chosen = parameters.named(env("NOTEBOOKS", ""), work.root)
         books = {name: session.read(name) for name in parameters.named("", work.root)}
         declared = {str(name): parameters.declared(book) for name, book in books.items()}
         asked = parameters.requested(env("PARAMS", ""), env("BACKBONE", ""), env("DEVICE", ""), work.root)
         parameters.check(asked, declared)
         failures = []
-        for name in chosen:
+        for name in self.chosen:
             given = {key: value for key, value in asked.items() if key in declared[str(name)]}
             found = inputs.inputs(work.root, str(name), books[name], given)
             if reasons := Manifest.read(manifest(name)).changes(found):
@@ -93,7 +94,7 @@ class Reproduction:
             self.done.append(name)
         if failures:
             raise ValueError("\n".join(failures))
-        return f"build/notebooks: {len(chosen)} up to date; figures in outputs/figures, tables in outputs/tables"
+        return f"build/notebooks: {len(self.chosen)} up to date; figures in outputs/figures, tables in outputs/tables"
 
     def renew(self, work: session.Session, name: Path, given: dict, found: dict[str, str]) -> None:
         """Execute a notebook and put it, with its manifest, in the place of the earlier one."""
@@ -130,8 +131,12 @@ class Reproduction:
 
     def stopped(self) -> str:
         """What was kept, in one line, for after a signal."""
-        kept = f"{len(self.done)} notebooks are up to date and stay so"
-        return f"stopped; {kept}" + (f", {self.current} starts again next time" if self.current else "")
+        kept = (
+            f"{len(self.done)} of {len(self.chosen)} notebooks are up to date and kept"
+            if self.chosen
+            else "all is as it was"
+        )
+        return f"stopped: {kept}" + (f", {self.current} starts again next time" if self.current else "")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -68,7 +69,7 @@ def main(command: Callable[[Session], str], stopped: Callable[[], str]) -> int:
     try:
         root = Path.cwd()
         seconds = os.environ.get("CELL_TIMEOUT") or "7200"
-        if not (seconds.isascii() and seconds.isdigit() and int(seconds)):
+        if not re.fullmatch("[1-9][0-9]{0,8}", seconds):
             raise ValueError(f"CELL_TIMEOUT is a whole number of seconds, not {seconds!r}: give one above 0")
         for folder in WRITTEN:
             check_folder(folder)

@@ -19,15 +19,16 @@ QUIET = {
 
 def set_up(folder: Path) -> None:
     """Set this process's environment, which kernels inherit; settings of IPython and matplotlib lie in `folder`."""
-    ipython, matplotlib = folder / "ipython", folder / "matplotlib"
+    ipython, matplotlib, runtime = (folder / name for name in ("ipython", "matplotlib", "jupyter"))
     profile = ipython / "profile_default"
-    for place in (profile, matplotlib):
+    for place in (profile, matplotlib, runtime):
         place.mkdir(parents=True, exist_ok=True)
     (profile / "ipython_kernel_config.py").write_text(IPYTHON)
     (matplotlib / "matplotlibrc").write_text("# matplotlib's defaults; lsvd.figures.style sets what differs\n")
     os.environ |= {
         **QUIET,
         "IPYTHONDIR": str(ipython),
+        "JUPYTER_RUNTIME_DIR": str(runtime),
         "MPLCONFIGDIR": str(matplotlib),
         "MATPLOTLIBRC": str(matplotlib / "matplotlibrc"),
         # kernels named python3 that a person installed elsewhere are not this environment's

@@ -19,7 +19,7 @@ from tools import bless
 
 @pytest.fixture
 def clone(tmp_path):
-    return small_clone(tmp_path / "a clone")
+    return small_clone(tmp_path / "a clone's größe; $x")
 
 
 HOSTILE_SETTINGS = {
@@ -101,6 +101,14 @@ def test_what_ends_a_notebook_is_one_line(clone, personal, command, source):
     assert lines[1].startswith("notebooks/00_one.ipynb did not finish; what it got done is in build/notebooks/")
 
 
+def test_bless_takes_back_no_edit(clone, personal):
+    path = clone / "notebooks/00_one.ipynb"
+    write_notebook(path, "with open('00_one.ipynb', 'a') as file:\n    file.write(' ')")
+    done = make(clone, "bless")
+    assert "notebooks/00_one.ipynb was edited while it ran and is left as it is: run make bless again" in done.stderr
+    assert done.returncode != 0 and path.read_text().endswith(" ")
+
+
 def test_pictures_that_differ_by_rounding_do_not_replace_a_notebook():
     def notebook(pixels, text="one"):
         data = io.BytesIO()
@@ -118,11 +126,11 @@ def test_pictures_that_differ_by_rounding_do_not_replace_a_notebook():
 def test_a_signal_to_make_ends_the_kernel_within_seconds(clone, personal):
     code = "import os, time; write_bytes('../pid', str(os.getpid()).encode()); time.sleep(600)"
     write_notebook(clone / "notebooks/00_one.ipynb", code)
-    running = start(clone, "reproduce")
+    running = start(clone, "reproduce", HOME="/dev/null/nowhere")
     wait_for((clone / "pid").exists)
     kernel = psutil.Process(int((clone / "pid").read_text()))
     os.kill(running.pid, signal.SIGTERM)
     _, errors = running.communicate(timeout=60)
     assert running.returncode != 0 and not kernel.is_running()
-    told = "stopped; 0 notebooks are up to date and stay so, notebooks/00_one.ipynb starts again next time"
+    told = "stopped: 0 of 1 notebooks are up to date and kept, notebooks/00_one.ipynb starts again next time"
     assert [line for line in errors.splitlines() if not line.startswith("make")] == [told]

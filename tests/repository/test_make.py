@@ -36,7 +36,7 @@ from lsvd.paths import outputs
 
 @pytest.fixture
 def clone(tmp_path):
-    return small_clone(tmp_path / "a clone")
+    return small_clone(tmp_path / "a clone's größe; $x")
 
 
 # What is stale
@@ -217,6 +217,10 @@ def test_values_arrive_as_they_are_and_run_nothing(clone, value):
     assert not list(clone.rglob("ran"))
 
 
+# ten to the twelfth texts, if they were written out
+BOMB = "names: [" + ", ".join(["&a0 [x]", *(f"&a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(12))]) + "]"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -234,6 +238,7 @@ def test_values_arrive_as_they_are_and_run_nothing(clone, value):
         ("names: [1]", "names is a list (each a text)"),
         ("words: [1]", "words is a map"),
         ("words: {a: 1}", "words is a map"),
+        (BOMB, "names is a list (each a text)"),
         ("count: !!python/object/apply:os.system ['touch ran']", "is not plain YAML in line 1"),
         ("count: [", "is not plain YAML in line"),
         ("[" * 5000, "is not plain YAML"),
@@ -257,6 +262,7 @@ def test_a_parameter_that_will_not_do_is_one_sentence(clone, text, told):
         ("BACKBONE=lsvd", "holds no model of diffusers (no model_index.json)"),
         ("PARAMS=lsvd", "PARAMS: cannot read lsvd (Is a directory)"),
         ("CELL_TIMEOUT=soon", "CELL_TIMEOUT is a whole number of seconds, not 'soon'"),
+        ("CELL_TIMEOUT=9999999999", "CELL_TIMEOUT is a whole number of seconds, not '9999999999'"),
         ("CELL_TIMEOUT=0", "CELL_TIMEOUT is a whole number of seconds, not '0'"),
         ("NOTEBOOKS=notebooks/09.ipynb", "NOTEBOOKS: there is no 'notebooks/09.ipynb': choose from notebooks/00_one"),
         ("NOTEBOOKS=/etc/passwd", "NOTEBOOKS: there is no '/etc/passwd'"),
@@ -340,7 +346,7 @@ def test_a_signal_ends_all_that_make_started(clone, number):
     wait_for(
         lambda: not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in (child, parent))
     )
-    sentence = "stopped; 1 notebooks are up to date and stay so, notebooks/01_two.ipynb starts again next time"
+    sentence = "stopped: 1 of 3 notebooks are up to date and kept, notebooks/01_two.ipynb starts again next time"
     assert [line for line in errors.splitlines() if not line.startswith("make")] == [sentence]
     write_notebook(clone / "notebooks/01_two.ipynb", NOTEBOOKS["01_two"], PARAMETERS["01_two"])
     assert reproduce(clone) == ["01", "02"]

@@ -7,149 +7,117 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # An environment that exists already and is used as it is: make test USE_ENV=$CONDA_PREFIX
 USE_ENV ?=
-# A YAML file of parameters for all notebooks (papermill -f), a backbone for all of them, and the device it works on.
+# A YAML file of parameters for the notebooks, a backbone for all of them (a name, a folder or an id), and its device.
 PARAMS ?=
 BACKBONE ?=
 DEVICE ?=
-# Seconds that one cell may take in `make reproduce`.
+# The notebooks of `make reproduce` and `make bless`, all if empty: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
+NOTEBOOKS ?=
+# Seconds that one cell of theirs may take.
 CELL_TIMEOUT ?= 7200
 # Processes of one thread each that `make test` spreads notebooks and test files over, the long ones first.
 WORKERS ?= 2
-# What `make train` trains: names of lsvd.testbed.training.train, or all.
+# What `make test` checks, such as TESTS=tests/avi: notebooks and tests if empty.
+TESTS ?=
+# What `make train` trains: names of models and readers, or all.
 MODELS ?= all
 
-# The one list of notebooks. All of them, or those named: make bless NOTEBOOKS=notebooks/00_quickstart.ipynb
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
-EXECUTED := $(NOTEBOOKS:notebooks/%=outputs/notebooks/%)
-
-# Where results go, whatever is set outside and wherever the package is installed. (Tests write elsewhere: conftest.py.)
-export LSVD_OUTPUTS := $(CURDIR)/outputs
-RESULTS := outputs/figures outputs/tables
-WRITABLE = for folder in outputs/notebooks $(RESULTS); do \
-  mkdir -p $$folder 2>/dev/null && test -w $$folder || { \
-    echo "cannot write to the folder $$folder: make it writable, or move away what stands in its place" >&2; exit 1; }; done
-
-# Notebooks that wrote a figure or table which is gone by now; those of which no list is there count too.
-GONE := $(shell for name in $(NOTEBOOKS:notebooks/%.ipynb=%); do \
-  (while IFS= read -r file; do test -f "$$file" || exit 1; done < outputs/notebooks/.$$name.wrote) 2>/dev/null \
-  || echo outputs/notebooks/$$name.ipynb; done)
+# Values reach the commands through the environment, as they are: make does not expand them, and no shell reads them.
+VARIABLES := PYTHON TORCH_INDEX USE_ENV PARAMS BACKBONE DEVICE NOTEBOOKS CELL_TIMEOUT WORKERS TESTS MODELS
+$(foreach name,$(VARIABLES),$(eval override $(name) := $$(value $(name))))
+export $(VARIABLES)
 
 PINS := requirements.txt constraints.txt
-# What every notebook's results depend on: the package with its weights, and the pins.
-SOURCES := $(shell find lsvd -type f ! -path '*/__pycache__/*' ! -name '.*' ! -name '*.pyc' | LC_ALL=C sort)
-SETTINGS = PARAMS=$(PARAMS) BACKBONE=$(BACKBONE) DEVICE=$(DEVICE)
-
 ifeq ($(strip $(USE_ENV)),)
-PY := .venv/bin/python
+export PY := .venv/bin/python
 # Named by the contents of the pins, not by their dates: a checkout that only touches the files installs nothing.
 ENVIRONMENT := .venv/made-$(shell cat $(PINS) pyproject.toml | cksum | cut -d' ' -f1)
 else
-PY := $(USE_ENV)/bin/python
+export PY := $(USE_ENV)/bin/python
 ENVIRONMENT :=
 endif
 
-QUIET := TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error
-# A backend chosen outside would keep the notebooks from drawing inline.
-unexport MPLBACKEND
+# Every command, and every kernel, imports the package of this clone, wherever .venv or USE_ENV was made.
+export PYTHONPATH := $(CURDIR)
+# Results go to outputs, measurements to measurements, whatever is set outside; and asserts count.
+unexport LSVD_OUTPUTS LSVD_MEASUREMENTS PYTHONOPTIMIZE PYTHONHOME PYTHONSAFEPATH
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env reproduce test docs format lab train measure survey edits bench bench-full matrix bless pins clean FORCE
+.PHONY: help env ready reproduce test docs format lab train measure survey edits bench bench-full matrix bless pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands do it when it is needed)
 
+# The lock is the shell's as long as it has file 9 open: of two commands at once, the second waits and finds it done.
 .venv/made-%:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "Python 3.11 or later is needed, and $(PYTHON) is older or missing: name another, make env PYTHON=python3.12" >&2; \
-	  exit 1; }
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
-	$(PY) -m pip install -r requirements.txt -c constraints.txt
-	$(PY) -m pip install --no-deps --no-build-isolation --editable .
-	@rm -f .venv/made-*
-	@touch $@
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  printf 'Python 3.11 or later is needed, and %s is older or missing: name another, make env PYTHON=python3.12\n' \
+	    "$$PYTHON" >&2; exit 1; }
+	@unset PYTHONPATH; mkdir -p build && exec 9>build/.env && "$$PYTHON" -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)' \
+	  && { test ! -e $@ || exit 0; } && set -ex \
+	  && "$$PYTHON" -m venv .venv \
+	  && "$$PY" -m pip install --no-deps $${TORCH_INDEX:+--extra-index-url "$$TORCH_INDEX"} "$$(grep '^torch==' requirements.txt)" \
+	  && "$$PY" -m pip install -r requirements.txt -c constraints.txt \
+	  && "$$PY" -m pip install --no-deps --no-build-isolation --editable . \
+	  && rm -f .venv/made-* && touch $@
 
-reproduce: $(EXECUTED) ## run the notebooks whose sources changed or results are gone; PARAMS=file.yml, BACKBONE=, DEVICE=
-	@echo "outputs/notebooks: $(words $(EXECUTED)) up to date; figures in outputs/figures, tables in outputs/tables"
+# What every command needs: an interpreter that imports the package of this clone.
+ready: $(ENVIRONMENT)
+	@test -x "$$PY" || { printf 'there is no Python at %s: name an environment, or leave USE_ENV out\n' "$$PY" >&2; exit 1; }
+	@"$$PY" tools/clone.py
 
-$(GONE): FORCE
+reproduce: ready ## run the notebooks whose inputs or results changed; PARAMS=file.yml, BACKBONE=, DEVICE=
+	@exec "$$PY" -m tools.reproduce $(if $(findstring k,$(firstword -$(MAKEFLAGS))),--keep-going)
 
-# Papermill saves as it goes along, so the unfinished notebook has another name; it is kept when a cell fails, and the
-# result of an earlier run is gone by then: nothing in outputs/notebooks looks done that is not.
-# The result carries the date of its start: what is edited during a run counts as newer. Beside it lies a list of the
-# figures and tables written since then: its own, and with -j those of its neighbours.
-# A static pattern rule: one that only matches would be passed over without a word if a source were missing.
-$(EXECUTED): outputs/notebooks/%.ipynb: notebooks/%.ipynb $(SOURCES) $(PINS) $(PARAMS) outputs/notebooks/.inputs | $(ENVIRONMENT)
-	@echo "running $<"
-	@rm -f $@ $(@:.ipynb=.failed.ipynb)
-	@touch outputs/notebooks/.$*.started
-	@$(QUIET) $(PY) -m papermill $< $(@:.ipynb=.failed.ipynb) -k python3 --cwd notebooks --no-progress-bar --log-level WARNING \
-	  --execution-timeout $(CELL_TIMEOUT) $(if $(PARAMS),-f $(PARAMS)) \
-	  $(if $(BACKBONE),-p backbone $(BACKBONE)) $(if $(DEVICE),-p device $(DEVICE)) \
-	  || { echo "$< did not finish; what it got done is in $(@:.ipynb=.failed.ipynb)" >&2; exit 1; }
-	@find $(RESULTS) -type f -newer outputs/notebooks/.$*.started ! -name '.*' > outputs/notebooks/.$*.wrote
-	@touch -r outputs/notebooks/.$*.started $(@:.ipynb=.failed.ipynb)
-	@mv $(@:.ipynb=.failed.ipynb) $@
-	@rm -f outputs/notebooks/.$*.started
+test: ready ## check style, then unit tests, end-to-end tests and the notebooks (nbval); outputs stay as they are
+	"$$PY" -m ruff check .
+	"$$PY" -m ruff format --check .
+	set -f; exec "$$PY" -m pytest -n "$$WORKERS" --dist loadfile --no-loadscope-reorder $$TESTS
 
-# Rewritten only when it changes: a file that was taken away, or another parameter, is a change too. (The + runs it
-# under make -n as well, which would otherwise take it for changed.)
-outputs/notebooks/.inputs: FORCE
-	+@$(WRITABLE)
-	+@printf '%s\n' '$(SETTINGS)' $(SOURCES) | cmp -s - $@ || printf '%s\n' '$(SETTINGS)' $(SOURCES) > $@
+docs: ready ## build the site from docs, notebooks and tables into build/docs; needs no network
+	@exec "$$PY" docs/build.py
 
-test: $(ENVIRONMENT) ## check style, then unit tests, end-to-end tests and the notebooks (nbval); outputs stay as they are
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(QUIET) $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+format: ready ## format code and notebooks
+	"$$PY" -m ruff check --fix .
+	"$$PY" -m ruff format .
 
-docs: $(ENVIRONMENT) ## build the site from docs, notebooks and tables into build/docs; needs no network
-	$(QUIET) $(PY) docs/build.py
+lab: ready ## open the notebooks in JupyterLab
+	@exec "$$PY" -m jupyterlab --KernelManager.transport_encryption=auto notebooks
 
-format: $(ENVIRONMENT) ## format code and notebooks
-	$(PY) -m ruff check --fix .
-	$(PY) -m ruff format .
+train: ready ## retrain the shipped models (hours); one only: make train MODELS=mini-cats
+	@exec "$$PY" -m tools.train
 
-lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab notebooks
+measure: ready ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
+	@exec "$$PY" -m lsvd evaluate
 
-train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make train MODELS=mini-cats
-	@for name in $(MODELS); do $(PY) -m lsvd.testbed.training.train $$name || exit 1; done
+survey: ready ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: measurements/responses
+	@exec "$$PY" -m lsvd survey
 
-measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
-	$(PY) -m lsvd.testbed.evaluate
+edits: ready ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: measurements/edits
+	@exec "$$PY" -m lsvd study
 
-survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: measurements/responses
-	$(PY) -m lsvd.studies.survey
+bench: ready ## time what claims to be fast against its reference: outputs/tables/bench.csv
+	@exec "$$PY" -m benchmarks.speed
 
-edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: measurements/edits
-	$(PY) -m lsvd.studies.stages
+bench-full: ready ## time an edit with models of full size and random weights, some 15 minutes: outputs/tables/fullsize.csv
+	@exec "$$PY" -m benchmarks.fullsize
 
-bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
-	$(PY) -m benchmarks.speed
+matrix: ready ## try every family of diffusers pipelines: outputs/tables/families.csv
+	@LSVD_MATRIX=1 "$$PY" -m pytest -q tests/backbones/test_families.py
 
-bench-full: $(ENVIRONMENT) ## time an edit with models of full size and random weights, some 15 minutes: outputs/tables/fullsize.csv
-	$(PY) -m benchmarks.fullsize
+bless: ready ## execute the stored notebooks in place; look at the diff before you commit it
+	@exec "$$PY" -m tools.bless
 
-matrix: $(ENVIRONMENT) ## try every family of diffusers pipelines: outputs/tables/families.csv
-	LSVD_MATRIX=1 $(QUIET) $(PY) -m pytest -q tests/backbones/test_families.py
-
-bless: $(ENVIRONMENT) ## execute the stored notebooks in place; look at the diff before you commit it
-	@$(WRITABLE)
-	$(if $(NOTEBOOKS),$(QUIET) $(PY) -m nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=$(CELL_TIMEOUT) \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS))
-
-pins: ## resolve requirements.txt anew: rewrites constraints.txt and environment.yml
+pins: ## resolve requirements.txt again: rewrites constraints.txt and environment.yml
 	rm -rf .venv-pins
-	$(PYTHON) -m venv .venv-pins
-	.venv-pins/bin/python -m pip install --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' requirements.txt)
-	.venv-pins/bin/python -m pip install -r requirements.txt
-	{ echo '# Written by `make pins`: what the packages of requirements.txt bring along.'; \
+	"$$PYTHON" -m venv .venv-pins
+	unset PYTHONPATH; .venv-pins/bin/python -m pip install --no-deps $${TORCH_INDEX:+--extra-index-url "$$TORCH_INDEX"} "$$(grep '^torch==' requirements.txt)"
+	unset PYTHONPATH; .venv-pins/bin/python -m pip install -r requirements.txt
+	unset PYTHONPATH; { echo '# Written by `make pins`: what the packages of requirements.txt bring along.'; \
 	  .venv-pins/bin/python -m pip freeze --all | sed 's/+cpu$$//' | grep -v '^pip==' | grep -vixFf requirements.txt; } > .venv-pins/constraints.txt
 	mv .venv-pins/constraints.txt constraints.txt
 	sed '/- pip:$$/q' environment.yml > .venv-pins/environment.yml
@@ -159,6 +127,10 @@ pins: ## resolve requirements.txt anew: rewrites constraints.txt and environment
 	rm -rf .venv-pins
 
 clean: ## remove the tools' caches and unfinished notebooks; outputs, weights, checkpoints and .venv stay
-	rm -rf .pytest_cache .ruff_cache .hypothesis build lsvd.egg-info
-	rm -f outputs/notebooks/*.failed.ipynb outputs/notebooks/.*.started
-	find lsvd tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	rm -rf .pytest_cache .ruff_cache .hypothesis lsvd.egg-info
+	if test -d build; then find build -mindepth 1 -maxdepth 1 ! -name cache ! -name notebooks ! -name lock ! -name .env \
+	  -exec rm -rf {} +; fi
+	rm -f build/notebooks/*.failed.ipynb
+	# unfinished files of writers that were killed, not of those that run now
+	find lsvd outputs measurements build -name '.*.tmp' -mmin +60 -exec rm -rf {} + 2>/dev/null || true
+	find lsvd tests tools benchmarks notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

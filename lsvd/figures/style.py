@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from lsvd.paths import outputs
-from lsvd.storage.files import write_bytes
+from lsvd.storage.files import write_steady
 from lsvd.storage.pictures import encoded
+from lsvd.storage.steady import same_picture
 
 COLOURS = {
     "blue": "#0072B2",
@@ -84,11 +85,12 @@ def use_style() -> None:
 def save(fig: Figure, name: str) -> Path:
     """Write a figure to outputs/figures, whole or not at all: NAME.webp if it holds pictures, else NAME.png.
 
-    The same figure gives the same bytes. Returns the path. Raises lsvd.storage.files.WriteError if the folder cannot be
-    written.
+    The same figure gives the same bytes; one that differs from the picture there by rounding only
+    (lsvd.storage.steady) leaves it as it is. Returns the path. Raises lsvd.storage.files.WriteError if the folder
+    cannot be written.
     """
     kind = "webp" if holds_pictures(fig) else "png"
-    return write_bytes(outputs("figures", f"{name}.{kind}"), encoded(_painted(fig, DPI), kind))
+    return write_steady(outputs("figures", f"{name}.{kind}"), encoded(_painted(fig, DPI), kind), same_picture)
 
 
 def holds_pictures(fig: Figure) -> bool:

@@ -7,6 +7,7 @@ leaves either the old file or the new one. What cannot be written raises WriteEr
 import csv
 import errno
 import io
+import logging
 import os
 import secrets
 import shutil
@@ -14,6 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from lsvd.storage.steady import same_table
+
+log = logging.getLogger(__name__)
 
 
 class WriteError(OSError):
@@ -91,6 +96,21 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     return path
 
 
+def write_steady(path: str | Path, data: bytes, same: Callable[[bytes, bytes], bool]) -> Path:
+    """Write data to path, unless same(old, data) says that the file there differs by rounding only.
+
+    Such a file stays as it is but for its date. Returns the path. Raises WriteError.
+    """
+    path = Path(path)
+    with _explained(path):
+        old = path.read_bytes() if path.is_file() else None
+        if old is None or old == data or not same(old, data):
+            return write_bytes(path, data)
+        os.utime(path)
+    log.info("%s differs by rounding only: left as it is", path)
+    return path
+
+
 def check_writable(path: str | Path) -> None:
     """Raise WriteError unless a file could be made beside path; makes the folders above it. For before a long run."""
     path = Path(path)
@@ -103,6 +123,8 @@ def check_writable(path: str | Path) -> None:
 
 def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as a CSV file with a header, whole or not at all; the first row's keys are the columns.
+
+    A table that differs from the one there by rounding only (lsvd.storage.steady) is left as it is.
 
     Returns the path. Raises ValueError if there are no rows or their keys differ, WriteError if the disk refuses.
     """
@@ -117,7 +139,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return write_bytes(path, text.getvalue().encode())
+    return write_steady(path, text.getvalue().encode(), same_table)
 
 
 def update_csv(

@@ -1,0 +1,1 @@
+"""What the Makefile runs: executing, checking and storing the notebooks. Not part of the wheel."""

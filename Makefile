@@ -121,13 +121,13 @@ train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make t
 	@for name in $(MODELS); do $(PY) -m lsvd.testbed.training.train $$name || exit 1; done
 
 measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
-	$(PY) -m lsvd.testbed.evaluate
+	$(PY) -m lsvd evaluate
 
 survey: $(ENVIRONMENT) ## measure the responses that notebooks 02 and 03 read, if weights, reader or plan changed: measurements/responses
-	$(PY) -m lsvd.studies.survey
+	$(PY) -m lsvd survey
 
 edits: $(ENVIRONMENT) ## measure the edits that notebooks 04 to 06 read, if weights, reader or settings changed: measurements/edits
-	$(PY) -m lsvd.studies.stages
+	$(PY) -m lsvd study
 
 bench: $(ENVIRONMENT) ## time what claims to be fast against its reference: outputs/tables/bench.csv
 	$(PY) -m benchmarks.speed

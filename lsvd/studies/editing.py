@@ -114,8 +114,8 @@ def measure(
     """What each way does to the pictures of the source prompt, with the attribute `wanted`; read if measured before.
 
     features: whether the reader's are kept, which are most of what there is to keep.
-    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, and KeyError for a
-    factor or level that the scene does not have.
+    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, KeyError for a factor
+    or level that the scene does not have, and WriteError, before anything is measured, where it cannot be kept.
     """
     seeds, ways = check_seeds(seeds), list(ways)
     if len(set(map(repr, ways))) < len(ways) or not ways:
@@ -127,6 +127,7 @@ def measure(
         made_by,
         lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
         folder=folder or measurements("edits"),
+        must_keep=True,
     )
     return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
 

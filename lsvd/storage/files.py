@@ -267,22 +267,25 @@ def update_csv(
         return tuple(row[key] for key in keys)
 
     with _locked(path):
-        old = _rows(path)
-        if old is None or any(set(row) != set(rows[0]) or None in row.values() for row in old):
+        old = _rows(path, set(rows[0]))
+        if old is None:
             raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
         new = {named(row) for row in rows}
         kept = [{name: row[name] for name in rows[0]} for row in old if named(row) not in new]
         return write_csv(path, sorted([*kept, *rows], key=lambda row: (place(row), named(row))))
 
 
-def _rows(path: Path) -> list[dict[str, str]] | None:
-    """The rows of a table, none if there is no table; None if it is not one."""
+def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:
+    """The rows of a table, none if there is no table; None if it is damaged or has other columns."""
     try:
-        return list(csv.DictReader(io.StringIO(read_bytes(path).decode(), newline="")))
+        reader = csv.DictReader(io.StringIO(read_bytes(path).decode(), newline=""))
+        rows = list(reader)
     except FileNotFoundError:
         return []
     except (UnicodeDecodeError, csv.Error):
         return None
+    whole = all(set(row) == columns and None not in row.values() for row in rows)
+    return rows if whole and set(reader.fieldnames or columns) == columns else None
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Spec:
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Tensors and texts as a safetensors file, the texts in the order of their names: equal content, equal bytes."""
-    data = safetensors.torch.save(dict(tensors), dict(metadata or {}))
+    data = safetensors.torch.save(dict(tensors), dict(metadata or {}) or None)
     header, rest = _split(data)
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))

@@ -55,7 +55,9 @@ def _run(arguments: list[str]) -> int:
         return module.main(arguments[1:])
     own = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
     module.configure(own)
-    return module.run(own.parse_args(arguments[1:])) or 0
+    status = module.run(own.parse_args(arguments[1:])) or 0
+    sys.stdout.flush()  # here, where a reader that has gone is expected
+    return status
 
 
 def _kept(writes: Counter) -> str:

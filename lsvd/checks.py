@@ -40,7 +40,7 @@ def check_text(text: Any, name: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} {printable(text)!r} is not UTF-8: write it in UTF-8") from error
+        raise ValueError(f"{name} {text!r} is not UTF-8: write it in UTF-8") from error
     return text
 
 

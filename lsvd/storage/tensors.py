@@ -1,7 +1,7 @@
 """Tensors in safetensors files: the same bytes for the same content, and one reader that trusts no file.
 
-A file is read in one piece: while it is replaced, a reader sees the old content or the new one. (`safe_open` opens a
-file twice.) Whoever reads states what the file must hold; a file that holds anything else is refused in one sentence.
+A file is read in one piece: while it is replaced, a reader sees the old content or the new one. (`safe_open` opens it
+twice.) Whoever reads states what the file must hold; a file that holds anything else is refused in one sentence.
 """
 
 import json

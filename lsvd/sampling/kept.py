@@ -14,6 +14,7 @@ from lsvd.paths import build
 from lsvd.sampling.identity import identity
 from lsvd.sampling.trajectory import Settings, Trajectory, draw
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 
 CHUNK = 32  # pictures drawn together, and kept in one file
 FORMAT = 1  # of the files; raise it when what is stored changes
@@ -59,7 +60,8 @@ def trajectories(
     ):
         rows = slice(start, start + batch)
         label = results.label_of({**shared, "prompts": settings.prompts[rows], "seeds": settings.seeds[rows]})
-        part = results.read(results.file_of(home, label), label)
+        codes = Spec((None, len(settings.seeds[rows]), *backbone.latent_shape), backbone.dtype)
+        part = results.read(results.file_of(home, label), label, {"codes": codes, "timesteps": Spec((None,))})
         if part is None:
             walk = draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=settings.seeds[rows]))
             part = {"codes": walk.codes.cpu(), "timesteps": walk.timesteps.cpu()}

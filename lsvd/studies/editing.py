@@ -10,7 +10,7 @@ build/cache as well: a stopped run goes on.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.statistics.intervals import columns
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import LEARNED, SOURCE, Way, target_prompt
 from lsvd.testbed.effects import Effects, compare, tally
@@ -127,9 +128,18 @@ def measure(
         made_by,
         lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
         folder=folder or measurements("edits"),
+        specs=_specs(len(ways), len(seeds), features),
         must_keep=True,
     )
     return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
+
+
+def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
+    """What a file of measurements must hold."""
+    specs = {each.name: Spec((ways, pictures), finite=False) for each in fields(Found)}
+    specs |= {name: Spec((ways, pictures), torch.bool) for name in ("had", "has")}
+    specs["features"] = Spec((ways, pictures, None), torch.float16, finite=False)
+    return specs if features else {name: spec for name, spec in specs.items() if name != "features"}
 
 
 def _measure(

@@ -26,6 +26,7 @@ from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, config_text
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
@@ -100,8 +101,10 @@ def survey(
             return _measure(backbone, reader, plan, own, progress)
 
         made_by = settings(backbone, reader, plan, own)
-        home = folder or measurements("responses")
-        parts.append(results.remember(backbone.name, made_by, measure, folder=home, must_keep=True))
+        shape = (len(plan.times), len(plan.bands), len(own), len(reader.scene.factors))
+        specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
+        keeping = {"folder": folder or measurements("responses"), "specs": specs, "must_keep": True}
+        parts.append(results.remember(backbone.name, made_by, measure, **keeping))
     joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
     return [
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)

@@ -15,6 +15,7 @@ from lsvd import backbones
 from lsvd.__main__ import main
 from lsvd.backbones import registry
 from lsvd.paths import outputs
+from lsvd.storage import results, tensors
 from lsvd.storage.files import WriteError
 from lsvd.studies import responses, survey
 from lsvd.studies.survey import Plan
@@ -203,3 +204,20 @@ def test_the_surveys_that_are_shipped_are_of_the_shipped_models(name, monkeypatc
         assert each.moved.shape == (len(Plan().bands), survey.SAMPLES, len(judge.scene.factors))
         assert each.moved.nan_to_num().min() >= 0 and each.moved.nan_to_num().max() <= 1
         assert torch.equal(each.moved.isnan(), each.null.isnan())
+
+
+def test_a_forged_survey_is_measured_again(reader, caplog):
+    found = survey.survey(unconditional(), reader, PLAN, range(2))
+    file = survey.place(unconditional(), reader, PLAN, range(2))
+    stored, notes = tensors.load(file)
+    for change in (
+        {"moved": stored["moved"][:1]},
+        {"timesteps": stored["timesteps"].log() * float("inf")},
+        {"x": stored["null"].clone()},
+    ):
+        forged = stored | change
+        file.write_bytes(tensors.pack(forged, notes | {"sha256": results.checksum(forged)}))
+        caplog.clear()
+        again = survey.survey(unconditional(), reader, PLAN, range(2))
+        assert_close(again[0].moved, found[0].moved, equal_nan=True, rtol=1e-3, atol=1e-5)
+        assert "damaged or forged" in caplog.text

@@ -118,7 +118,7 @@ lab: $(ENVIRONMENT) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 train: $(ENVIRONMENT) ## train the shipped models anew (hours); one only: make train MODELS=mini-cats
-	@for name in $(MODELS); do $(PY) -m lsvd.testbed.training.train $$name || exit 1; done
+	@for name in $(MODELS); do $(PY) -m lsvd train $$name || exit 1; done
 
 measure: $(ENVIRONMENT) ## measure the shipped models: reader.csv and backbones.csv in outputs/tables, sheets of samples
 	$(PY) -m lsvd evaluate

@@ -116,6 +116,11 @@ def test_each_command_explains_itself(name, capsys):
     assert f"  {name}" in capsys.readouterr().out
 
 
+def test_the_commands_that_make_runs_exist():
+    commands = re.findall(r"-m lsvd ([\w-]+)", (ROOT / "Makefile").read_text())
+    assert commands and set(commands) <= set(COMMANDS)
+
+
 def test_it_draws_the_edit(run, folder):
     assert run("--to", "an old person", "--seed", "3", "--seed", "5", "--tx", "0.5", "--dtau", "-1") == 0
     expected = drawn(folder, made(folder, seeds=(3, 5), tx=0.5, dtau=-1).edited)

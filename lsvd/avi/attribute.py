@@ -271,7 +271,8 @@ def _restored(tensors: dict[str, Tensor], notes: Any) -> Attribute:
     settings["call_kwargs"] = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in calls)
     settings = Settings(**settings)
     target = tuple(notes["target"])
-    for text in (settings.backbone, settings.scheduler, *settings.prompts, *target):
+    names = [name for name, _ in settings.call_kwargs]
+    for text in (settings.backbone, settings.scheduler, settings.model, *names, *settings.prompts, *target):
         check_text(text, "a name or prompt")
     check_seeds(settings.seeds)
     whole(settings.steps, "the number of steps", 1)

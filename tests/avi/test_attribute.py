@@ -342,8 +342,8 @@ def forge(file, tensors=None, text=None, **changes):
     whole = made_up(0).save(file)
     own, metadata = storage.load(whole)
     notes = json.loads(metadata["attribute"])
-    for place, value in changes.items():
-        *parts, last = place.split("__")
+    for where, value in changes.items():
+        *parts, last = where.split("__")
         functools.reduce(dict.__getitem__, parts, notes)[last] = value
     text, tensors = json.dumps(notes) if text is None else text, own | (tensors or {})
     notes = {"format": attributes.FORMAT, "attribute": text, "sha256": attributes._digest(tensors, text)}
@@ -370,6 +370,10 @@ FORGED = {
     "configuration": {"settings__config": "[" * 100_000},
     "configuration of numbers": {"settings__config": "[1]"},
     "more settings": {"settings__more": 1},
+    "model": {"settings__model": 7},
+    "calls": {"settings__call_kwargs": 7},
+    "names of calls": {"settings__call_kwargs": [[1, 2]]},
+    "pairs of calls": {"settings__call_kwargs": [["clip_skip"]]},
     "target": {"target": [None, None]},
     "timestep": {"t": "501"},
     "no timestep": {"t": float("inf")},

@@ -138,7 +138,7 @@ def test_compare_shows_the_target_prompt_even_if_z_is_branched(run, folder):
     assert run("--to", "an old person", *place, "--compare") == 0
     edit, whole = made(folder, tx=0, branch=0.5), made(folder, tx=0)
     assert near(pixels("edit.png"), drawn(folder, edit.source, whole.target, edit.edited))
-    assert edit.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
+    assert edit.places.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
 
 
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 2.0])
@@ -277,11 +277,18 @@ def test_force_replaces_what_is_there(run, tmp_path):
     assert run("--to", "an old person", "--out", "x.png", "--force") == 0
 
 
+ESCAPES = "\x1b]0;owned\x07\x9b2J\nlsvd: done"
+
+
 def test_what_comes_from_a_file_cannot_act_on_the_terminal(run, capsys):
     assert run("--to", "an old person", "--save", "old.safetensors") == 0
     learned = attribute.load("old.safetensors")
-    for name in ("backbone", "scheduler"):
-        settings = dataclasses.replace(learned.settings, **{name: "\x1b]0;owned\x07\x9b2J\nlsvd: done"})
+    for changes in (
+        {"backbone": ESCAPES, "model": "other"},
+        {"backbone": ESCAPES, "model": ""},
+        {"scheduler": ESCAPES},
+    ):
+        settings = dataclasses.replace(learned.settings, **changes)
         dataclasses.replace(learned, settings=settings).save("forged.safetensors")
         assert run("--attribute", "forged.safetensors", "--force") == 1
         said = capsys.readouterr().err

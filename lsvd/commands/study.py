@@ -2,7 +2,7 @@
 
 choosing tries all settings on seeds of their own (outputs/tables/sweep.csv); editing measures each method's best within
 budgets of side effects, on other seeds; strength one setting at many strengths; ablation that setting without one loss
-at a time. All together takes some four hours on two cores. What was measured is not measured again, and a stopped run
+at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped run
 goes on.
 """
 

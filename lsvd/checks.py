@@ -1,10 +1,52 @@
-"""What every part of the package checks of its input: whole numbers, seeds, codes and pictures."""
+"""What every part of the package checks of its input: whole numbers, names, seeds, codes, pictures and texts."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor
+import operator
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch and numpy are imported where they are needed: the command line uses this module before either is loaded.
+
+
+def whole(value: Any, name: str, low: int = 0, high: int | None = None) -> int:
+    """The value as an int. Raises ValueError unless it is a whole number from low to high, both included."""
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        number = None
+    if isinstance(value, bool) or number is None or number < low or (high is not None and number > high):
+        bounds = f"from {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} cannot be {value!r}: give a whole number {bounds}")
+    return number
+
+
+def known(name: Any, choices: Iterable[str], what: str) -> str:
+    """The name. Raises ValueError, with all choices, unless it is one of them; `what` says what it names."""
+    choices = list(choices)
+    if name not in choices:
+        raise ValueError(f"there is no {what} {name!r}: choose from {', '.join(choices)}")
+    return name
+
+
+def check_text(text: Any, name: str) -> str:
+    """The text. Raises ValueError unless it is a str that UTF-8 can write."""
+    if not isinstance(text, str):
+        raise ValueError(f"{name} must be a text, not {type(text).__name__}: give a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} {text!r} is not UTF-8: write it in UTF-8") from error
+    return text
+
+
+def printable(text: str) -> str:
+    """The text on one line, with every character that a terminal would act on written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def check_pictures(pictures: Tensor) -> Tensor:
@@ -19,24 +61,25 @@ def check_pictures(pictures: Tensor) -> Tensor:
 
 def mix(*keys: int) -> int:
     """One seed made of several integers, such as (seed, step), unrelated for close ones; a last 0 counts as none."""
+    import numpy as np
+
     return int(np.random.SeedSequence(keys).generate_state(1)[0])
 
 
-def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """Seeds as a tuple of at least one int. Raises ValueError unless each is whole and from 0 to 2**32 - 1."""
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    for seed in seeds:
-        if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < 2**32:
-            raise ValueError(f"{seed!r} is no seed: give whole numbers from 0 to {2**32 - 1}")
     if not seeds:
         raise ValueError("there are no seeds: give at least one")
-    return tuple(int(seed) for seed in seeds)
+    return tuple(whole(seed, "a seed", 0, 2**32 - 1) for seed in seeds)
 
 
 def check_code(x: Tensor, name: str = "the code") -> None:
     """Raise ValueError unless x is a finite floating-point tensor of shape (..., C, H, W), none of C, H, W empty."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    import torch
+
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise ValueError(f"{name} must be a floating-point tensor, not {kind}: convert it with .float()")
     if x.ndim < 3 or 0 in x.shape[-3:]:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: give (C, H, W) or (..., C, H, W), none of these empty")
@@ -44,9 +87,21 @@ def check_code(x: Tensor, name: str = "the code") -> None:
         raise ValueError(f"{name} holds NaN or infinity: find the step that made it before decomposing")
 
 
+# How torch, oneDNN and the system say it.
+_NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "t allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "could not create a memory",
+)
+
+
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is that a device has no memory left, which is said in many ways."""
+    """Whether an error is that a device or the CPU has no memory left, which is said in many ways."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
+        return True
     said = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        each in said for each in ("out of memory", "not enough memory")
-    )
+    return any(each in said for each in _NO_MEMORY)

@@ -11,23 +11,24 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lsvd.avi.edit import Edit, edit_prompt
 from lsvd.avi.exact import AVIConfig, integrate
 from lsvd.avi.losses import Lambdas
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_code, check_seeds
+from lsvd.checks import check_code, check_seeds, check_text, printable, whole
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import Settings, Trajectory, differs, joined, resume, run
 from lsvd.storage.files import write_bytes
 from lsvd.storage.results import checksum
+from lsvd.storage.tensors import Spec, mismatch, pack, parse
+from lsvd.storage.tensors import load as load_tensors
 
 FORMAT = "lsvd attribute 2"  # raise the number when what is stored changes
 NOTED = ("t", "t_target", "same_level", "t_branch")  # of an edit, with the attribute
@@ -141,7 +142,7 @@ class Attribute:
         noted |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
         text = json.dumps(noted, sort_keys=True, default=float)
         metadata = {"format": FORMAT, "attribute": text, "sha256": _digest(tensors, text)}
-        return write_bytes(path, safetensors.torch.save(tensors, metadata))
+        return write_bytes(path, pack(tensors, metadata))
 
 
 def learn(
@@ -235,33 +236,59 @@ def apply_to(
 def load(path: str | Path) -> Attribute:
     """The attribute in a file that `Attribute.save` wrote, the same bit for bit.
 
-    Raises FileNotFoundError if there is none; ValueError if the file is no attribute, or truncated or damaged.
+    Raises FileNotFoundError if there is none; lsvd.storage.files.ReadError if it cannot be read; ValueError if the file
+    is not an attribute, or truncated, damaged or forged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: learn the attribute and save it")
     try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no safetensors file, or truncated or damaged: learn the attribute anew") from error
+        tensors, metadata = load_tensors(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there is no file {path}: learn the attribute and save it") from error
+    except ValueError as error:
+        raise ValueError(f"{error}: learn the attribute again") from error
     if metadata.get("format") != FORMAT:
         found = metadata.get("format", "no such note")
-        raise ValueError(f"{path} holds no attribute that can be read here ({found}, not {FORMAT!r}): choose another")
+        raise ValueError(f"{path} holds no attribute that can be read here ({found!r}, not {FORMAT!r}): choose another")
     text = metadata.get("attribute", "")
     if metadata.get("sha256") != _digest(tensors, text):
-        raise ValueError(f"{path} is damaged, its contents are not what was written: learn the attribute anew")
+        raise ValueError(f"{path} is damaged, its contents are not what was written: learn the attribute again")
     try:
-        noted = json.loads(text)
-        settings = noted["settings"] | {name: tuple(noted["settings"][name]) for name in ("prompts", "seeds")}
-        calls = noted["settings"].get("call_kwargs", ())  # files of earlier versions have none
-        settings["call_kwargs"] = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in calls)
-        config = AVIConfig(**noted["config"] | {"lambdas": Lambdas(**noted["config"]["lambdas"])})
-        target, made = tuple(noted["target"]), {name: noted[name] for name in NOTED}
-        return Attribute(tensors["left"], tensors["right"], Settings(**settings), target, config=config, **made)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} was saved by another version of lsvd ({error}): learn the attribute anew") from error
+        return _restored(tensors, parse(text))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        said = printable(str(error))[:200]
+        raise ValueError(
+            f"{path} was saved by another version of lsvd, or forged ({said}): learn the attribute again"
+        ) from error
+
+
+def _restored(tensors: dict[str, Tensor], notes: Any) -> Attribute:
+    """The attribute of a file's tensors and notes, with nothing in it that `save` does not write."""
+    other = mismatch(tensors, {"left": Spec((None,) * 4, torch.float32), "right": Spec((None,) * 4, torch.float32)})
+    if other:
+        raise ValueError(other)
+    settings = notes["settings"] | {name: tuple(notes["settings"][name]) for name in ("prompts", "seeds")}
+    calls = notes["settings"].get("call_kwargs", ())  # files of earlier versions have none
+    settings["call_kwargs"] = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in calls)
+    settings = Settings(**settings)
+    target = tuple(notes["target"])
+    names = [name for name, _ in settings.call_kwargs]
+    for text in (settings.backbone, settings.scheduler, settings.model, *names, *settings.prompts, *target):
+        check_text(text, "a name or prompt")
+    check_seeds(settings.seeds)
+    whole(settings.steps, "the number of steps", 1)
+    if not isinstance(parse(settings.config), dict):
+        raise ValueError("the scheduler's configuration is not a mapping")
+    config = AVIConfig(**notes["config"] | {"lambdas": Lambdas(**notes["config"]["lambdas"])})
+    whole(config.k_z, "k_z")
+    whole(config.k_x or 0, "k_x")
+    numbers = [settings.eta, notes["t"], notes["t_target"]]
+    numbers += [number for number in (settings.guidance, notes["t_branch"]) if number is not None]
+    if not all(type(number) in (int, float) and isfinite(number) for number in numbers):
+        raise ValueError("a timestep, eta or guidance is not a finite number")
+    if not all(type(switch) is bool for switch in (notes["same_level"], config.keep_rest)):
+        raise ValueError("a switch is neither true nor false")
+    places = {name: notes[name] for name in NOTED}
+    return Attribute(tensors["left"], tensors["right"], settings, target, config=config, **places)
 
 
 def factor(delta: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from lsvd.paths import build
 from lsvd.sampling.identity import identity
 from lsvd.sampling.trajectory import Settings, Trajectory, draw
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 
 CHUNK = 32  # pictures drawn together, and kept in one file
 FORMAT = 1  # of the files; raise it when what is stored changes
@@ -53,20 +54,22 @@ def trajectories(
     shared = {"made by": identity(backbone), "steps": settings.steps, "guidance": settings.guidance}
     shared |= {"eta": settings.eta, "format": FORMAT}
     home = Path(folder or build("cache", "trajectories")) / results.safe(backbone.name)
-    parts, keeping = [], True
+    parts, keeping, schedule = [], True, backbone.schedule(settings.steps)
+    n = len(schedule.timesteps)
     for start in tqdm(
         range(0, len(settings.seeds), batch), desc=backbone.name, unit="chunk", disable=not progress, leave=False
     ):
         rows = slice(start, start + batch)
         label = results.label_of({**shared, "prompts": settings.prompts[rows], "seeds": settings.seeds[rows]})
-        part = results.read(results.file_of(home, label), label)
+        codes = Spec((n + 1, len(settings.seeds[rows]), *backbone.latent_shape), backbone.dtype)
+        part = results.read(results.file_of(home, label), label, {"codes": codes, "timesteps": Spec((n,))})
         if part is None:
             walk = draw(backbone, replace(settings, prompts=settings.prompts[rows], seeds=settings.seeds[rows]))
             part = {"codes": walk.codes.cpu(), "timesteps": walk.timesteps.cpu()}
             keeping = keeping and results.keep(results.file_of(home, label), label, part)
         parts.append(part)
     codes = torch.cat([part["codes"] for part in parts], dim=1).to(backbone.device)
-    return Trajectory(settings, backbone.schedule(settings.steps), codes)
+    return Trajectory(settings, schedule, codes)
 
 
 def split(walk: Trajectory, batch: int = CHUNK) -> list[Trajectory]:

@@ -1,8 +1,9 @@
 """Expensive results kept on disk: any tensors, under the settings that determine them.
 
 A file holds one result, is named by a digest of everything that determines it, and carries these settings in its
-metadata. Files are written whole or not at all. A file that is truncated or altered is noticed when it is read, and
-made again with a warning. A disk that takes no file costs a warning too, never the result.
+metadata. Files are written whole or not at all. A file that is truncated, altered or forged is noticed when it is read,
+and made again with a warning. A disk that takes no file costs a warning too, never the result; but what must be kept is
+not computed at all where it cannot be.
 """
 
 import hashlib
@@ -13,16 +14,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lsvd.paths import build
-from lsvd.storage.files import WriteError, write_bytes
+from lsvd.storage import cache
+from lsvd.storage.files import WriteError, check_writable, write_bytes
+from lsvd.storage.tensors import Spec, Tensors, load, mismatch, pack
 
 log = logging.getLogger(__name__)
-Tensors = dict[str, Tensor]
 
 
 def remember(
@@ -31,25 +31,31 @@ def remember(
     make: Callable[[], Mapping[str, Tensor]],
     *,
     folder: str | Path | None = None,
+    specs: Mapping[str, Spec] | None = None,
+    must_keep: bool = False,
 ) -> Tensors:
     """The tensors that make() returns, read from the disk if they were made with the same settings before.
 
     name: what they are, for the folder they go to. settings: everything that determines them, as JSON can hold it; put
     `identity(backbone)` in if a backbone has part in it, and a number to raise when the code of `make` changes. folder:
-    build("cache") if None. Tensors come back on the CPU, contiguous. Raises ValueError if settings are no JSON, or
-    make() returns no dict of tensors.
+    build("cache") if None. specs: what each tensor must be; a file that holds other tensors is not trusted. must_keep:
+    for results that are computed to be kept; where they cannot be, WriteError is raised, before make() if that can be
+    seen. Tensors come back on the CPU, contiguous. Raises ValueError if settings cannot be written as JSON, or make()
+    does not return a dict of tensors.
     """
     label, file = label_of(settings), place(name, settings, folder)
-    found = read(file, label)
+    found = read(file, label, specs)
     if found is None:
+        if must_keep:
+            check_writable(file)
         made = make()
         if not isinstance(made, Mapping) or not all(
             isinstance(key, str) and isinstance(value, Tensor) for key, value in made.items()
         ):
-            raise ValueError(f"what makes {name!r} returned no dict of tensors: name each tensor by a text")
+            raise ValueError(f"what makes {name!r} did not return a dict of tensors: name each tensor by a text")
         # of its own storage each: files hold no views
         found = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in made.items()}
-        keep(file, label, found)
+        keep(file, label, found, must_keep=must_keep)
     return found
 
 
@@ -87,30 +93,37 @@ def file_of(home: Path, label: str) -> Path:
     return home / f"{hashlib.sha256(label.encode()).hexdigest()[:24]}.safetensors"
 
 
-def read(file: Path, label: str) -> Tensors | None:
+def read(file: Path, label: str, specs: Mapping[str, Spec] | None = None) -> Tensors | None:
     """The tensors of a file, or None if there is none, or none to be trusted (with a warning)."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            noted = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
-    except (FileNotFoundError, NotADirectoryError):
+        found, notes = load(file)
+    except FileNotFoundError:
         return None
-    except (OSError, SafetensorError) as error:
-        problem = str(error) or type(error).__name__
+    except (OSError, ValueError) as error:
+        problem = str(error)
     else:
-        if noted.get("settings") == label and noted.get("sha256") == checksum(tensors):
-            return tensors
-        problem = "its contents are not what was written"
-    log.warning("%s is damaged or cannot be read (%s): making it anew", file, problem)
+        problem = f"{file} is damaged, its contents are not what was written"
+        if notes.get("settings") == label and notes.get("sha256") == checksum(found):
+            other = mismatch(found, specs) if specs is not None else ""
+            if not other:
+                cache.use(file)
+                return found
+            problem = f"{file} is damaged or forged: {other}"
+    log.warning("%s: computing it again", problem)
     return None
 
 
-def keep(file: Path, label: str, tensors: Tensors) -> bool:
-    """Write tensors to a file; False, and a warning, if the disk refuses."""
-    noted = {"settings": label, "sha256": checksum(tensors)}
+def keep(file: Path, label: str, found: Mapping[str, Tensor], *, must_keep: bool = False) -> bool:
+    """Write tensors to a file. If the disk refuses: False, and a warning, or WriteError if they must be kept."""
+    notes = {"settings": label, "sha256": checksum(found)}
     try:
-        write_bytes(file, safetensors.torch.save(tensors, noted))
+        write_bytes(file, pack(found, notes))
     except WriteError as error:
+        if must_keep:
+            raise
         log.warning("%s; the result is used, but not kept for the next time", error)
         return False
+    if cache.root() in file.parents:
+        cache.use(file)
+        cache.trim()
     return True

@@ -10,7 +10,7 @@ build/cache as well: a stopped run goes on.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.statistics.intervals import columns
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import LEARNED, SOURCE, Way, target_prompt
 from lsvd.testbed.effects import Effects, compare, tally
@@ -114,8 +115,8 @@ def measure(
     """What each way does to the pictures of the source prompt, with the attribute `wanted`; read if measured before.
 
     features: whether the reader's are kept, which are most of what there is to keep.
-    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, and KeyError for a
-    factor or level that the scene does not have.
+    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, KeyError for a factor
+    or level that the scene does not have, and WriteError, before anything is measured, where it cannot be kept.
     """
     seeds, ways = check_seeds(seeds), list(ways)
     if len(set(map(repr, ways))) < len(ways) or not ways:
@@ -127,8 +128,18 @@ def measure(
         made_by,
         lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
         folder=folder or measurements("edits"),
+        specs=_specs(len(ways), len(seeds), features),
+        must_keep=True,
     )
     return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
+
+
+def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
+    """What a file of measurements must hold."""
+    specs = {each.name: Spec((ways, pictures), finite=False) for each in fields(Found)}
+    specs |= {name: Spec((ways, pictures), torch.bool) for name in ("had", "has")}
+    specs["features"] = Spec((ways, pictures, None), torch.float16, finite=False)
+    return specs if features else {name: spec for name, spec in specs.items() if name != "features"}
 
 
 def _measure(

@@ -1,18 +1,18 @@
-"""The measurements behind notebooks 04 to 06: python -m lsvd.studies.stages [STAGE ...].
+"""The measurements behind notebooks 04 to 06: python -m lsvd study [NAME ...].
 
 Each stage is a list of ways of editing, made from what the one before has shown. choosing: all settings, on seeds of
 their own (outputs/tables/sweep.csv). editing: each method's best within budgets of side effects, on other seeds.
-interpolation: one setting at many strengths. ablation: that setting without one loss at a time, in each basis. What was
+strength: one setting at many strengths. ablation: that setting without one loss at a time, in each basis. What was
 measured is kept in measurements/edits and not measured again; a stopped run goes on.
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 from numpy.typing import NDArray
 
+from lsvd.checks import known
 from lsvd.paths import outputs
 from lsvd.statistics import fidelity
 from lsvd.storage.files import update_csv
@@ -141,37 +141,29 @@ def _all(rig: Rig, ways: Sequence[Way], seeds: Sequence[int], progress: bool, fe
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    stages = ("choosing", "editing", "interpolation", "ablation")
-    parser = argparse.ArgumentParser(prog="python -m lsvd.studies.stages", description=__doc__)
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"of {', '.join(stages)}; all if none is given")
-    parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (mini-sd)")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    strange = [name for name in options.stages if name not in stages]
-    if strange:
-        parser.error(f"there is no stage {', '.join(strange)}: choose from {', '.join(stages)}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    asked = options.stages or stages
+STAGES = ("choosing", "editing", "strength", "ablation")
+
+
+def run(names: Sequence[str] = (), backbone: str = "mini-sd", device: str = "cpu") -> None:
+    """Measure the stages that are named of STAGES, all if none is; what is measured is kept.
+
+    Raises ValueError for an unknown name or backbone, and WriteError where nothing can be kept.
+    """
+    names = [known(name, STAGES, "stage") for name in names] or STAGES
     try:
-        rig = load_rig(options.backbone, options.device)
+        rig = load_rig(backbone, device)
         tried = choosing(rig, progress=True)
-        if "choosing" in asked:
+        if "choosing" in names:
             for name, found in tried.items():
                 lines = [edits.row(rig, name, way, each) for way, each in found.items()]
                 update_csv(outputs("tables", "sweep.csv"), lines, ["attribute", "backbone"], ATTRIBUTES)
-        if "editing" in asked:
+        if "editing" in names:
             editing(rig, [way for own in chosen(tried).values() for way in own], progress=True)
-        if "interpolation" in asked:
+        if "strength" in names:
             interpolation(rig, turned(tried), progress=True)
-        if "ablation" in asked:
+        if "ablation" in names:
             ablation(rig, ablated(), progress=True)
     except (ValueError, OSError) as error:
-        raise SystemExit(f"{options.backbone}: {error}") from error
-    log.info("%s: %s", options.backbone, ", ".join(asked))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        error.add_note(backbone)
+        raise
+    log.info("%s: %s", backbone, ", ".join(names))

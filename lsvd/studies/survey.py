@@ -1,4 +1,4 @@
-"""Responses of many pictures, kept with the project: python -m lsvd.studies.survey [NAME ...].
+"""Responses of many pictures, kept with the project: python -m lsvd survey [NAME ...].
 
 At each of a few timesteps each band of singular values is scaled, the denoising is finished, and a reader says how far
 each factor has moved (lsvd.studies.responses). 64 seeds and four models take some 40 minutes on two cores, so
@@ -6,7 +6,6 @@ measurements lie in measurements/responses, named by a digest of weights, reader
 a part of them again, and compare. Measurements of other weights are not taken for these. A stopped run goes on.
 """
 
-import argparse
 import logging
 import math
 import tempfile
@@ -21,12 +20,13 @@ from tqdm.auto import tqdm
 from lsvd import backbones
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import EMBEDDED
-from lsvd.checks import check_seeds
+from lsvd.checks import check_seeds, known, whole
 from lsvd.paths import measurements
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, config_text
 from lsvd.storage import results
+from lsvd.storage.tensors import Spec
 from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
@@ -85,7 +85,8 @@ def survey(
     """Responses at each time of the plan, for all seeds together; those measured before are read.
 
     folder: where they are kept, measurements("responses") if None; another, such as a temporary one, to measure again.
-    Raises ValueError as lsvd.studies.responses.responses, and for two times that are the same timestep of the schedule.
+    Raises ValueError as lsvd.studies.responses.responses, and for two times that are the same timestep of the schedule;
+    WriteError, before anything is measured, where it cannot be kept.
     """
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
@@ -100,7 +101,10 @@ def survey(
             return _measure(backbone, reader, plan, own, progress)
 
         made_by = settings(backbone, reader, plan, own)
-        parts.append(results.remember(backbone.name, made_by, measure, folder=folder or measurements("responses")))
+        shape = (len(plan.times), len(plan.bands), len(own), len(reader.scene.factors))
+        specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
+        keeping = {"folder": folder or measurements("responses"), "specs": specs, "must_keep": True}
+        parts.append(results.remember(backbone.name, made_by, measure, **keeping))
     joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
     return [
         Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
@@ -157,29 +161,19 @@ def _measure(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int
     return stacked | {"timesteps": torch.tensor(times, dtype=torch.float64)}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m lsvd.studies.survey", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(GENERATORS)}; all if none is given")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"seeds, from 0 on ({SAMPLES})")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    strange = [name for name in options.names if name not in GENERATORS]
-    if strange:
-        parser.error(f"cannot survey {', '.join(strange)}: choose from {', '.join(GENERATORS)}")
-    if options.samples < 2:
-        parser.error(f"{options.samples} seeds are too few to measure with: take two or more")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in options.names or GENERATORS:
+def survey_models(names: Sequence[str] = (), samples: int = SAMPLES, device: str = "cpu") -> None:
+    """Survey generators, all if none is named, with seeds from 0 on, by the whole Plan; what is measured is kept.
+
+    Raises ValueError for an unknown name or fewer than two seeds, and WriteError where nothing can be kept.
+    """
+    names = [known(name, GENERATORS, "survey of") for name in names] or list(GENERATORS)
+    whole(samples, "the number of seeds", 2)
+    for name in names:
         try:
-            backbone = backbones.load(name, options.device)
-            reader = readers.load(GENERATORS[name][0], options.device)
-            survey(backbone, reader, Plan(), range(options.samples), progress=True)
+            backbone = backbones.load(name, device)
+            reader = readers.load(GENERATORS[name][0], device)
+            survey(backbone, reader, Plan(), range(samples), progress=True)
         except (ValueError, OSError) as error:
-            raise SystemExit(f"{name}: {error}") from error
-        log.info("%s: %d seeds", name, options.samples)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+            error.add_note(name)
+            raise
+        log.info("%s: %d seeds", name, samples)

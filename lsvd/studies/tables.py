@@ -1,12 +1,12 @@
-"""Measured numbers as Markdown, for README and docs, from outputs/tables: python -m lsvd.studies.tables [NAME ...]."""
+"""Measured numbers as Markdown, for README and docs, from outputs/tables: python -m lsvd tables [NAME ...]."""
 
 import csv
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from math import isfinite
 
+from lsvd.checks import known
 from lsvd.paths import outputs
 
 Column = str | tuple[str, str, str]  # of a table: one of its columns, or the value, low and high end of an interval
@@ -174,25 +174,9 @@ def _rounded(number: str, decimals: str) -> str:
 
 def text(name: str) -> str:
     """A table by its name, one of NAMES, as Markdown. Raises ValueError for another name, and as `read`."""
-    if name not in NAMES:
-        raise ValueError(f"there is no table {name!r}: choose from {', '.join(NAMES)}")
+    known(name, NAMES, "table")
     special = {"found": found, "registry": registry}
     return special[name]() if name in special else markdown(name, read(name))
 
 
 NAMES = ("found", *TABLES, "families", "registry")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: prints the tables named, or all, between their marks; returns 0."""
-    try:
-        names = list(sys.argv[1:] if arguments is None else arguments) or NAMES
-        texts = [f"<!-- {name} -->\n\n{text(name)}\n\n<!-- /{name} -->\n" for name in names]
-    except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from error
-    sys.stdout.write("\n".join(texts))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""Measure readers and generators: python -m lsvd.testbed.evaluate [NAME ...].
+"""Measure readers and generators: python -m lsvd evaluate [NAME ...].
 
 Renderings and seeds are those that no training used. Prompts are drawn afresh, from the grammar of the captions of
 training, so that a short one may have been a caption there.
@@ -10,7 +10,6 @@ right one of the captions that name one attribute. outputs/figures/samples_NAME.
 kept in build/cache: a stopped run goes on. Rows of what is not measured stay as they are.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -26,11 +25,12 @@ from lsvd import backbones, paths
 from lsvd.backbones import clip as clips
 from lsvd.backbones.clip import Clip
 from lsvd.backbones.models import Backbone
+from lsvd.checks import known, whole
 from lsvd.paths import build, outputs
 from lsvd.sampling import trajectory
 from lsvd.statistics import intervals
 from lsvd.statistics.fidelity import bootstrap, floor, psnr
-from lsvd.storage.files import update_csv, write_bytes, write_csv
+from lsvd.storage.files import is_temporary, update_csv, write_bytes, write_csv
 from lsvd.storage.pictures import encoded
 from lsvd.testbed import reader as readers
 from lsvd.testbed import renderings
@@ -46,6 +46,7 @@ GENERATORS = {
     "mini-cats": ("cats", {}),
     "mini-churches": ("churches", {}),
 }
+KNOWN = (*READERS, *GENERATORS, clips.NAME)
 PROMPTED = ("gender", "age", "glasses", "smile", "hair_colour", "background")
 HELD_OUT, PROMPT_SEED, FAULT_SEED = 2, 3, 4
 RENDERINGS, ZERO_SHOT, RECONSTRUCTIONS, SHEET = 4000, 1000, 500, 64
@@ -162,7 +163,7 @@ def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path)
 def digest(folder: Path, *settings) -> str:
     """Twelve hex digits of all files in a folder and of settings: the name under which samples are kept."""
     seen = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and not is_temporary(p)):
         seen.update(str(file.relative_to(folder)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return seen.hexdigest()[:12]
 
@@ -223,36 +224,30 @@ def measure_clip(device="cpu") -> None:
     _keep(clips.NAME, zero_shot(clip, pictures, SCENES[scene]))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; 0 if all was measured, 1 if, with no names given, weights of some are missing."""
-    parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.evaluate", description=__doc__)
-    known = [*READERS, *GENERATORS, clips.NAME]
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}; all if none is given")
-    parser.add_argument("--samples", type=int, default=2000, help="pictures drawn by each generator (2000)")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args(arguments)
-    strange = [name for name in options.names if name not in known]
-    if strange:
-        parser.error(f"cannot measure {', '.join(strange)}: choose from {', '.join(known)}")
-    if options.samples < FEWEST:
-        parser.error(f"{options.samples} samples are too few to measure with: take at least {FEWEST}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    missing = 0
-    for name in options.names or known:
+def measure(names: Sequence[str] = (), n: int = 2000, device="cpu") -> list[str]:
+    """Measure what is named of KNOWN, generators by n samples; all if nothing is named. Returns what was left out.
+
+    Left out is, with no names given, what has no weights. Raises ValueError for an unknown name or too few samples.
+    """
+    whole(n, "the number of samples", FEWEST)
+    missing = []
+    for name in [known(name, KNOWN, "reader or generator") for name in names] or KNOWN:
         try:
             if name in READERS:
-                measure_reader(READERS[name], options.device)
+                measure_reader(READERS[name], device)
             elif name == clips.NAME:
-                measure_clip(options.device)
+                measure_clip(device)
             else:
-                measure_generator(name, options.samples, options.device)
+                measure_generator(name, n, device)
         except FileNotFoundError as error:
-            if options.names:
-                raise SystemExit(f"{name}: {error}") from error
+            if names:
+                error.add_note(name)
+                raise
             log.warning("%s is left out: %s", name, error)
-            missing = 1
+            missing.append(name)
         except (ValueError, OSError) as error:
-            raise SystemExit(f"{name}: {error}") from error
+            error.add_note(name)
+            raise
     return missing
 
 
@@ -306,7 +301,3 @@ def _row(measure: str, value: float, low: float, high: float, n: int, floor: flo
     """One row of backbones.csv, without the backbone's name; n is the number of pictures that count."""
     numbers = {"value": value, "low": low, "high": high, "floor": floor}
     return {"measure": measure, **{k: "" if x is None else f"{x:.4f}" for k, x in numbers.items()}, "n": str(n)}
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

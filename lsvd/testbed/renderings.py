@@ -6,7 +6,7 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd.checks import mix
+from lsvd.storage import cache
 from lsvd.storage.files import write_bytes
 from lsvd.testbed.scenes import scene as scene_module
 from lsvd.testbed.scenes import sdf
@@ -107,23 +108,37 @@ def pictures(
         write_bytes(home / f"{number:05d}.npz", buffer.getvalue())
         return drawn
 
-    files = fill(home, -(-n // chunk), draw, f"drawing {key}", progress=progress)
+    files = fill(home, -(-n // chunk), draw, f"drawing {key}", beside=(".npz",), progress=progress)
     loaded = [np.load(file.with_suffix(".npz")) for file in files]
     values = {f.name: torch.from_numpy(np.concatenate([v[f.name] for v in loaded]))[:n] for f in scene.factors}
     return Pictures(files, chunk, n, values, key)
 
 
 def fill(
-    home: Path, parts: int, make: Callable[[int], np.ndarray], title: str, *, progress: bool = False
+    home: Path,
+    parts: int,
+    make: Callable[[int], np.ndarray],
+    title: str,
+    *,
+    beside: Sequence[str] = (),
+    progress: bool = False,
 ) -> list[Path]:
     """Files home/00000.npy, ..., as many as `parts`, each made by make(number) unless it is there already.
 
-    progress: a bar, named by `title`, over those that are missing.
+    beside: suffixes of further files that make writes for each number, and that must be there too. progress: a bar,
+    named by `title`, over those that are missing. A folder of the cache is held until the process ends.
     """
+    cache.hold(home)
     files = [home / f"{number:05d}.npy" for number in range(parts)]
-    missing = [number for number, file in enumerate(files) if not file.exists()]
+    whole = {file: [file, *(file.with_suffix(suffix) for suffix in beside)] for file in files}
+    missing = [number for number, file in enumerate(files) if not all(each.exists() for each in whole[file])]
     for number in tqdm(missing, desc=title, unit="chunk", disable=not (progress and missing), leave=False):
         buffer = io.BytesIO()
         np.save(buffer, make(number))
         write_bytes(files[number], buffer.getvalue())
+    for each in whole.values():
+        for file in each:
+            cache.use(file)
+    if missing and cache.root() in home.parents:
+        cache.trim()
     return files

@@ -23,6 +23,8 @@ from lsvd.avi.losses import Lambdas
 from lsvd.backbones.registry import Entry
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Settings, resume, run
+from lsvd.storage import tensors as storage
+from lsvd.storage.files import ReadError
 
 quick = settings(max_examples=25, deadline=None)
 strengths = st.floats(-3, 3)
@@ -286,8 +288,7 @@ def test_every_rank_can_be_kept(tmp_path, rank):
 
 
 def test_the_file_says_what_it_is(tmp_path):
-    with attributes.safe_open(learned().save(tmp_path / "old"), framework="pt") as opened:
-        noted = json.loads(opened.metadata()["attribute"])
+    noted = json.loads(storage.load(learned().save(tmp_path / "old"))[1]["attribute"])
     assert noted["settings"]["backbone"] == "tiny-sd" and noted["settings"]["scheduler"] == "DDIMScheduler"
     assert noted["settings"]["seeds"] == [1, 2] and noted["settings"]["steps"] == STEPS
     assert noted["target"] == ["an old person"] * 2 and noted["t"] == edit().t
@@ -305,7 +306,7 @@ def test_a_damaged_file_is_refused(tmp_path_factory, data):
         place, bit = data.draw(st.integers(0, len(whole) - 1)), data.draw(st.integers(0, 7))
         spoilt = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
     file.write_bytes(spoilt)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} .*: (learn the attribute anew|choose another)$"):
+    with pytest.raises(ValueError, match=f"^{re.escape(str(file))} .*: (learn the attribute again|choose another)$"):
         load(file)
 
 
@@ -313,16 +314,16 @@ def test_a_file_that_is_no_attribute_is_refused(tmp_path):
     file = tmp_path / "x.safetensors"
     with pytest.raises(FileNotFoundError, match="there is no file .*x.safetensors"):
         load(file)
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(ReadError, match="it is a folder"):
         load(tmp_path)
     file.write_text("a picture")
-    with pytest.raises(ValueError, match="no safetensors file, or truncated or damaged"):
+    with pytest.raises(ValueError, match="is not a safetensors file, or truncated or damaged"):
         load(file)
     safetensors.torch.save_file({"left": torch.ones(1)}, file)
     with pytest.raises(ValueError, match="holds no attribute"):
         load(file)
     safetensors.torch.save_file({"left": torch.ones(1)}, file, {"format": "lsvd attribute 99"})
-    with pytest.raises(ValueError, match="lsvd attribute 99, not 'lsvd attribute 2'"):
+    with pytest.raises(ValueError, match="'lsvd attribute 99', not 'lsvd attribute 2'"):
         load(file)
     tensors = {"left": torch.ones(1)}
     for text in (
@@ -334,6 +335,83 @@ def test_a_file_that_is_no_attribute_is_refused(tmp_path):
         safetensors.torch.save_file(tensors, file, noted)
         with pytest.raises(ValueError, match="saved by another version"):
             load(file)
+
+
+def forge(file, tensors=None, text=None, **changes):
+    """An attribute file whose checksum is right, with some of its notes, tensors or their whole text changed."""
+    whole = made_up(0).save(file)
+    own, metadata = storage.load(whole)
+    notes = json.loads(metadata["attribute"])
+    for where, value in changes.items():
+        *parts, last = where.split("__")
+        functools.reduce(dict.__getitem__, parts, notes)[last] = value
+    text, tensors = json.dumps(notes) if text is None else text, own | (tensors or {})
+    notes = {"format": attributes.FORMAT, "attribute": text, "sha256": attributes._digest(tensors, text)}
+    file.write_bytes(storage.pack(tensors, notes))
+    return file
+
+
+FORGED = {
+    "deep": {"text": "[" * 100_000 + "]" * 100_000},
+    "deep mapping": {"text": '{"settings":' * 20_000 + "1" + "}" * 20_000},
+    "no mapping": {"text": "[1, 2]"},
+    "number": {"text": "7"},
+    "digits": {"text": '{"settings": ' + "9" * 10_000 + "}"},
+    "settings": {"settings": None},
+    "prompts": {"settings__prompts": [1, 2]},
+    "half a prompt": {"settings__prompts": ["\ud800", "a"]},
+    "seeds": {"settings__seeds": [1, -1]},
+    "seed": {"settings__seeds": [1, 1.5]},
+    "steps": {"settings__steps": "many"},
+    "backbone": {"settings__backbone": ["tiny"]},
+    "guidance": {"settings__guidance": "strong"},
+    "eta": {"settings__eta": float("nan")},
+    "scheduler": {"settings__scheduler": None},
+    "configuration": {"settings__config": "[" * 100_000},
+    "configuration of numbers": {"settings__config": "[1]"},
+    "more settings": {"settings__more": 1},
+    "model": {"settings__model": 7},
+    "calls": {"settings__call_kwargs": 7},
+    "names of calls": {"settings__call_kwargs": [[1, 2]]},
+    "pairs of calls": {"settings__call_kwargs": [["clip_skip"]]},
+    "target": {"target": [None, None]},
+    "timestep": {"t": "501"},
+    "no timestep": {"t": float("inf")},
+    "other timestep": {"t_target": [1]},
+    "branch": {"t_branch": True},
+    "level": {"same_level": "yes"},
+    "k": {"config__k_z": 1.5},
+    "k of x": {"config__k_x": [2]},
+    "rest": {"config__keep_rest": 2},
+    "basis": {"config__basis": ["both"]},
+    "lambdas": {"config__lambdas": {"target": "heavy"}},
+    "kind": {"tensors": {"left": torch.ones(2, 4, 8, 1, dtype=torch.int64)}},
+    "NaN": {"tensors": {"left": torch.full((2, 4, 8, 1), float("nan"))}},
+    "shape": {"tensors": {"right": torch.ones(3)}},
+    "tensors": {"tensors": {"middle": torch.ones(3)}},
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_a_forged_file_is_refused_in_one_sentence(tmp_path, change):
+    file = forge(tmp_path / "x.safetensors", **change)
+    with pytest.raises(ValueError, match=r"saved by another version of lsvd, or forged \(") as caught:
+        load(file)
+    assert len(str(caught.value)) < 400 + len(str(file)) and str(caught.value).isprintable()
+    # what is forged is what is refused
+    assert load(forge(file)).settings.seeds == made_up(0).settings.seeds
+
+
+def test_the_same_attribute_is_the_same_bytes(tmp_path):
+    assert len({made_up(0).save(tmp_path / f"{i}").read_bytes() for i in range(20)}) == 1
+
+
+def test_terminal_escapes_of_a_file_are_written_out(tmp_path):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(storage.pack({}, {"format": "\x1b]0;owned\x07"}))
+    with pytest.raises(ValueError, match="x1b.0;owned") as caught:
+        load(file)
+    assert str(caught.value).isprintable()
 
 
 # Bad input

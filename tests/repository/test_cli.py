@@ -1,8 +1,14 @@
 """The command line: pictures and attributes as the library makes them, one sentence for what cannot be done."""
 
+import dataclasses
+import errno
 import io
+import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +19,12 @@ from placing import place
 from tiny import WORDS, text_to_image, unconditional
 
 from lsvd import avi, backbones
-from lsvd.__main__ import encoded, main
+from lsvd.__main__ import main
 from lsvd.avi import attribute
+from lsvd.commands import COMMANDS
+from lsvd.commands import cache as cache_command
+from lsvd.commands.edit import encoded
+from lsvd.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = ["--steps", "4", "--guidance", "2"]
@@ -77,9 +87,38 @@ def test_the_whole_way(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys, lsvd.__main__ as m; m._parser().format_help(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+HEAVY = "{'torch', 'numpy', 'scipy', 'diffusers', 'transformers', 'matplotlib', 'PIL'}"
+
+
+@pytest.mark.parametrize("arguments", [None, ["--help"], ["edit", "--help"], ["cache", "--help"], ["cache"]])
+def test_nothing_heavy_is_loaded_before_it_is_needed(tmp_path, arguments):
+    run = f"""
+try:
+    from lsvd.__main__ import main
+    main({arguments})
+except SystemExit:
+    pass
+"""
+    code = f"import lsvd, sys\n{run if arguments else ''}\nsys.exit(bool({HEAVY} & set(sys.modules)))"
+    environment = {**os.environ, "LSVD_OUTPUTS": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "usage: python -m lsvd" in said and "options:" in said
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert f"  {name}" in capsys.readouterr().out
+
+
+def test_the_commands_that_make_runs_exist():
+    commands = re.findall(r"-m lsvd ([\w-]+)", (ROOT / "Makefile").read_text())
+    assert commands and set(commands) <= set(COMMANDS)
 
 
 def test_it_draws_the_edit(run, folder):
@@ -99,7 +138,7 @@ def test_compare_shows_the_target_prompt_even_if_z_is_branched(run, folder):
     assert run("--to", "an old person", *place, "--compare") == 0
     edit, whole = made(folder, tx=0, branch=0.5), made(folder, tx=0)
     assert near(pixels("edit.png"), drawn(folder, edit.source, whole.target, edit.edited))
-    assert edit.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
+    assert edit.places.t_branch is not None and not torch.equal(edit.target.final, whole.target.final)
 
 
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 2.0])
@@ -147,7 +186,7 @@ def test_a_png_holds_the_picture_exactly():
     ("arguments", "problem"),
     [
         (["--to", "a person"], "nothing to edit"),
-        (["--to", "old", "--seed", "-1"], "is no seed"),
+        (["--to", "old", "--seed", "-1"], "a seed cannot be -1: give a whole number from 0 to 4294967295"),
         (["--to", "old", "--seed", "1", "--seed", "1"], "named twice"),
         (["--to", "old", "--steps", "0"], "cannot take 0 steps"),
         (["--to", "old", "--guidance", "nan"], "guidance nan makes no sense"),
@@ -166,7 +205,15 @@ def test_a_png_holds_the_picture_exactly():
         (["--to", "old", "--save", "file/x.safetensors"], "a file stands where a folder is needed"),
         (["--to", "old", "--save", "./x.png", "--out", "x.png"], "choose another file"),
         (["--attribute", "none.safetensors"], "there is no file none.safetensors"),
-        (["--attribute", "file"], "no safetensors file"),
+        (["--attribute", "file"], "file is not a safetensors file"),
+        (["--attribute", "folder.png"], "it is a folder or a device"),
+        (["--to", "old \udcff"], "the prompt 'old .udcff' is not UTF-8"),
+        (["--to", "old", "--out", "file.png"], "file.png is there and not a picture: .*--force"),
+        (["--to", "old", "--out", "locked.png"], "locked.png is read-only: .*--force"),
+        (["--to", "old", "--out", "/dev/null.png/../null"], "cannot tell the format"),
+        (["--to", "old", "--save", "file"], "file is there and not an attribute: .*--force"),
+        (["--to", "old", "--save", "/dev/null"], "is a device"),
+        (["--attribute", "file.png", "--out", "file.png"], "file.png is read by this very command"),
         (["--attribute", "file", "--tx", "0.5"], "--tx is for learning"),
         (["--attribute", "file", "--branch", "0.5"], "--branch is for learning"),
         (["--attribute", "file", "--save", "y"], "--save is for learning"),
@@ -175,10 +222,13 @@ def test_a_png_holds_the_picture_exactly():
 def test_bad_input_is_one_sentence(run, tmp_path, capsys, arguments, problem):
     (tmp_path / "file").write_text("not a folder, nor an attribute")
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file.png").write_text("not a picture")
+    (tmp_path / "locked.png").write_bytes(encoded(torch.zeros(3, 8, 8), "PNG"))
+    (tmp_path / "locked.png").chmod(0o444)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert run(*arguments) == 1
     said = capsys.readouterr()
-    assert said.out == "" and problem in said.err
+    assert said.out == "" and re.search(problem, said.err)
     assert said.err.startswith("lsvd: ") and said.err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -212,21 +262,153 @@ def test_a_word_the_model_never_saw_is_remarked_on(run, capsys):
     assert capsys.readouterr().err.startswith("lsvd: tiny was never shown the words wizard of 'a wizard'")
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "said"),
-    [
-        (KeyboardInterrupt(), 130, "stopped"),
-        (MemoryError(), 1, "not enough memory: take fewer seeds"),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "not enough memory: take fewer seeds"),
-    ],
-)
-def test_stopped_or_out_of_memory(run, monkeypatch, capsys, error, status, said):
+def test_force_replaces_what_is_there(run, tmp_path):
+    assert run("--to", "an old person", "--save", "old.safetensors", "--out", "x.png") == 0
+    # its like is replaced without being asked
+    assert run("--to", "an old person", "--save", "old.safetensors", "--out", "x.png") == 0
+    whole = (tmp_path / "old.safetensors").read_bytes()
+    (tmp_path / "notes.png").hardlink_to(tmp_path / "old.safetensors")
+    use = ["--attribute", "old.safetensors", "--out", "notes.png"]
+    assert run(*use) == 1 and (tmp_path / "old.safetensors").read_bytes() == whole
+    assert run(*use, "--force") == 0 and pixels("notes.png").shape == (16, 16, 3)
+    assert (tmp_path / "old.safetensors").read_bytes() == whole  # the other name keeps its content
+    (tmp_path / "x.png").chmod(0o444)
+    assert run("--to", "an old person", "--out", "x.png") == 1
+    assert run("--to", "an old person", "--out", "x.png", "--force") == 0
+
+
+ESCAPES = "\x1b]0;owned\x07\x9b2J\nlsvd: done"
+
+
+def test_what_comes_from_a_file_cannot_act_on_the_terminal(run, capsys):
+    assert run("--to", "an old person", "--save", "old.safetensors") == 0
+    learned = attribute.load("old.safetensors")
+    for changes in (
+        {"backbone": ESCAPES, "model": "other"},
+        {"backbone": ESCAPES, "model": ""},
+        {"scheduler": ESCAPES},
+    ):
+        settings = dataclasses.replace(learned.settings, **changes)
+        dataclasses.replace(learned, settings=settings).save("forged.safetensors")
+        assert run("--attribute", "forged.safetensors", "--force") == 1
+        said = capsys.readouterr().err
+        assert "x1b]0;owned" in said and said.count("\n") == 1 and said[:-1].isprintable()
+
+
+def raising(error):
     def fail(*arguments, **settings):
         raise error
 
+    return fail
+
+
+def allocate(what):
+    def take(*arguments, **settings):
+        return torch.empty(2**55) if what == "torch" else np.empty(2**55) if what == "numpy" else bytearray(2**60)
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("fail", "status", "said"),
+    [
+        (raising(KeyboardInterrupt()), 130, "lsvd: stopped; nothing was written\n"),
+        (raising(MemoryError()), 1, "not enough memory: take fewer seeds"),
+        (raising(torch.OutOfMemoryError("CUDA out of memory. Tried to")), 1, "not enough memory: take fewer seeds"),
+        (raising(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))), 1, "not enough memory: take fewer seeds"),
+        (raising(RuntimeError("std::bad_alloc")), 1, "not enough memory: take fewer seeds"),
+        (allocate("torch"), 1, "not enough memory: take fewer seeds"),
+        (allocate("numpy"), 1, "not enough memory: take fewer seeds"),
+        (allocate("Python"), 1, "not enough memory: take fewer seeds"),
+        (raising(ValueError("\x1b[31mred\nblue")), 1, "lsvd: \\x1b[31mred; blue\n"),
+        (raising(OSError()), 1, "lsvd: OSError\n"),
+    ],
+)
+def test_stopped_or_out_of_memory(run, monkeypatch, capsys, fail, status, said):
     monkeypatch.setattr(avi, "edit_prompt", fail)
     assert run("--to", "an old person") == status
-    assert said in capsys.readouterr().err and not Path("edit.png").exists()
+    told = capsys.readouterr().err
+    assert said in told and told.count("\n") == 1 and not Path("edit.png").exists()
+
+
+def test_an_error_of_ours_is_not_hidden(run, monkeypatch):
+    for error in (RuntimeError("a matrix of another size"), TypeError("a bug")):
+        monkeypatch.setattr(avi, "edit_prompt", raising(error))
+        with pytest.raises(type(error)):
+            run("--to", "an old person")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (["survey", "mini-cats"], "lsvd.studies.survey.survey"),
+        (["study", "choosing"], "lsvd.studies.stages.choosing"),
+        (["evaluate", "reader-cats"], "lsvd.testbed.evaluate.score_reader"),
+        (["tables", "backbones"], "lsvd.studies.tables.read"),
+        (["cache"], "lsvd.storage.cache.entries"),
+        (["train", "mini-cats"], "lsvd.testbed.training.train.train"),
+    ],
+)
+def test_every_command_is_stopped_in_one_sentence(tmp_path, monkeypatch, capsys, arguments, place):
+    def stop(*args, **kwargs):
+        files.write_bytes(tmp_path / "a" / "finished", b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lsvd.testbed.evaluate._renderings", lambda *args, **kwargs: None)
+    monkeypatch.setattr("lsvd.studies.stages.load_rig", lambda *args: None)
+    monkeypatch.setattr(place, stop)
+    assert main(arguments) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    kept = f"(1 in {tmp_path}/a)"
+    assert said == f"lsvd: stopped; finished files are kept {kept}, and the same command goes on from there"
+
+
+WAITING = """
+import sys, time
+from lsvd.__main__ import main
+from lsvd.commands import cache
+from lsvd.storage import files
+def run(options):
+    files.write_bytes("kept", b"")
+    print("running", flush=True)
+    time.sleep(60)
+cache.run = run
+sys.exit(main(["cache"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(tmp_path, number):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", WAITING], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.startswith("lsvd: stopped; finished files are kept (1 in .)") and said.count("\n") == 1
+
+
+def test_the_signal_acts_as_before_afterwards(monkeypatch, capsys):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    monkeypatch.setattr(cache_command, "run", lambda options: seen.append(signal.getsignal(signal.SIGTERM)))
+    assert main(["cache"]) == 0
+    assert seen == [signal.default_int_handler] and signal.getsignal(signal.SIGTERM) is before
+    thread = threading.Thread(target=lambda: seen.append(main(["cache"])))
+    thread.start()
+    thread.join()
+    assert seen[1:] == [before, 0]
+
+
+def test_a_reader_of_the_output_that_has_gone(tmp_path):
+    code = "from lsvd.commands import cache; cache.run = lambda o: print('x' * 10**6); import lsvd.__main__ as m; "
+    command = [sys.executable, "-c", code + "raise SystemExit(m.main(['cache']))"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
 
 
 @pytest.mark.parametrize(("terminal", "variable", "shown"), [(True, "", True), (True, "1", False), (False, "", False)])

@@ -143,7 +143,7 @@ def near(shown: str, measured: str) -> bool:
 
 def test_the_table_of_the_readme_is_the_measured_one(committed):
     [shown] = re.findall(r"^<!-- found -->$(.*?)^<!-- /found -->$", README, re.MULTILINE | re.DOTALL)
-    sentence = "README.md and outputs/tables differ: paste the output of `python -m lsvd.studies.tables found`"
+    sentence = "README.md and outputs/tables differ: paste the output of `python -m lsvd tables found`"
     assert near(shown.strip(), tables.text("found")), sentence
     # an effect that is told from its null is more than what may differ
     for name in tables.JUDGED:

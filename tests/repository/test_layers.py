@@ -45,8 +45,8 @@ def part(module: str) -> str:
 @pytest.mark.parametrize(
     ("above", "below"),
     [
-        (CORE, ("testbed", "studies", "__main__")),
-        (("testbed",), ("studies", "figures", "__main__")),
+        (CORE, ("testbed", "studies", "commands", "__main__")),
+        (("testbed",), ("studies", "figures", "commands", "__main__")),
         (("backbones",), ("sampling", "avi", "decomposition", "figures")),
         (("storage", "paths", "checks"), ("backbones", "sampling", "avi", "statistics", "figures")),
         (("sampling",), ("avi", "figures")),

@@ -17,6 +17,7 @@ from lsvd.sampling import identity
 from lsvd.sampling import kept as trajectories_kept
 from lsvd.sampling.kept import split, trajectories
 from lsvd.sampling.trajectory import resume, run
+from lsvd.storage import files as files_on_disk
 from lsvd.storage import results
 
 # diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
@@ -350,8 +351,9 @@ def test_a_file_that_cannot_be_read(pixels, tmp_path, monkeypatch, caplog):
     def deny(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(results, "safe_open", deny)
-    assert equal(draw(pixels, tmp_path, [0]), walk) and "Permission denied" in caplog.text
+    monkeypatch.setattr(files_on_disk.Path, "read_bytes", deny)
+    assert equal(draw(pixels, tmp_path, [0]), walk) and "permission denied" in caplog.text
+    assert "damaged" not in caplog.text
 
 
 def test_files_say_what_they_hold(tmp_path):

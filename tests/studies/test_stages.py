@@ -5,6 +5,7 @@ import csv
 import pytest
 from tiny import text_to_image
 
+from lsvd.__main__ import main
 from lsvd.avi.exact import AVIConfig
 from lsvd.backbones import clip
 from lsvd.studies import editing, stages
@@ -63,7 +64,7 @@ def test_each_loss_is_left_out_once_in_each_basis():
 def test_all_stages_run_from_the_command_line(rig, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "load_rig", lambda name, device: rig)
     for _ in range(2):  # a second run measures nothing, and replaces the rows of the first
-        assert stages.main([]) == 0
+        assert main(["study"]) == 0
         monkeypatch.setattr(editing, "edited", None)
     rows = list(csv.DictReader((tmp_path / "tables" / "sweep.csv").open()))
     assert [row["attribute"] for row in rows] == [name for name in ATTRIBUTES for _ in WAYS]
@@ -77,6 +78,5 @@ def test_all_stages_run_from_the_command_line(rig, tmp_path, monkeypatch):
 
 
 def test_a_stage_that_is_not_there_is_told(capsys):
-    with pytest.raises(SystemExit):
-        stages.main(["painting"])
-    assert "there is no stage painting" in capsys.readouterr().err
+    assert main(["study", "painting"]) == 1
+    assert "there is no stage 'painting': choose from choosing, editing" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Surveys are measured once, and belong to their weights, reader and plan; the shipped ones to the shipped models."""
 
 import dataclasses
+import errno
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +12,11 @@ from torch.testing import assert_close
 from untrained import untrained
 
 from lsvd import backbones
+from lsvd.__main__ import main
 from lsvd.backbones import registry
 from lsvd.paths import outputs
+from lsvd.storage import results, tensors
+from lsvd.storage.files import WriteError
 from lsvd.studies import responses, survey
 from lsvd.studies.survey import Plan
 from lsvd.testbed import reader as readers
@@ -149,18 +154,40 @@ def test_the_command(monkeypatch, reader, elsewhere, capsys):
     monkeypatch.setattr(survey.backbones, "load", lambda name, device: unconditional())
     monkeypatch.setattr(survey.readers, "load", lambda scene, device: reader)
     monkeypatch.setattr(survey, "Plan", lambda: PLAN)
-    assert survey.main(["tiny-ddpm", "--samples", "2"]) == 0
+    assert main(["survey", "tiny-ddpm", "--samples", "2"]) == 0
     assert len(list((elsewhere / "responses" / "tiny-ddpm").glob("*.safetensors"))) == 1
-    for bad, said in ((["nobody"], "choose from"), (["tiny-ddpm", "--samples", "1"], "two or more")):
-        with pytest.raises(SystemExit):
-            survey.main(bad)
-        assert said in capsys.readouterr().err
+    for bad, said in ((["nobody"], "choose from"), (["tiny-ddpm", "--samples", "1"], "a whole number from 2")):
+        assert main(["survey", *bad]) == 1 and said in capsys.readouterr().err
 
 
-def test_an_error_is_one_sentence(monkeypatch):
+def test_an_error_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(survey.backbones, "load", lambda name, device: (_ for _ in ()).throw(OSError("no weights")))
-    with pytest.raises(SystemExit, match="mini-cats: no weights"):
-        survey.main(["mini-cats"])
+    assert main(["survey", "mini-cats"]) == 1
+    assert capsys.readouterr().err == "lsvd: mini-cats: no weights\n"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_what_cannot_be_kept_is_not_measured_for_nothing(monkeypatch, reader, elsewhere, when):
+    monkeypatch.setattr(survey, "CHUNK", 2)
+    survey.survey(unconditional(), reader, PLAN, range(2))
+    kept = {path: path.read_bytes() for path in (elsewhere / "responses").rglob("*.safetensors")}
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def measure(*args, real=survey._measure):
+        if when == "before":
+            never()
+        monkeypatch.setattr(os, "fsync", full)
+        return real(*args)
+
+    monkeypatch.setattr(survey, "_measure", measure)
+    with monkeypatch.context() as patched:
+        if when == "before":
+            patched.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="the disk is full"):
+            survey.survey(unconditional(), reader, PLAN, range(4))
+    assert len(kept) == 1 and kept == {path: path.read_bytes() for path in (elsewhere / "responses").rglob("*.*")}
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -169,7 +196,7 @@ def test_the_surveys_that_are_shipped_are_of_the_shipped_models(name, monkeypatc
     backbone, judge = backbones.load(name), readers.load(GENERATORS[name][0])
     chunks = torch.arange(survey.SAMPLES).split(survey.CHUNK)
     missing = [c for c in chunks if not survey.place(backbone, judge, Plan(), c.tolist()).exists()]
-    assert not missing, f"remove measurements/responses/{name}, and run python -m lsvd.studies.survey {name}"
+    assert not missing, f"remove measurements/responses/{name}, and run python -m lsvd survey {name}"
     monkeypatch.setattr(survey, "_measure", never)
     parts = survey.survey(backbone, judge, Plan(), range(survey.SAMPLES))
     assert len(parts) == len(Plan().times)
@@ -177,3 +204,20 @@ def test_the_surveys_that_are_shipped_are_of_the_shipped_models(name, monkeypatc
         assert each.moved.shape == (len(Plan().bands), survey.SAMPLES, len(judge.scene.factors))
         assert each.moved.nan_to_num().min() >= 0 and each.moved.nan_to_num().max() <= 1
         assert torch.equal(each.moved.isnan(), each.null.isnan())
+
+
+def test_a_forged_survey_is_measured_again(reader, caplog):
+    found = survey.survey(unconditional(), reader, PLAN, range(2))
+    file = survey.place(unconditional(), reader, PLAN, range(2))
+    stored, notes = tensors.load(file)
+    for change in (
+        {"moved": stored["moved"][:1]},
+        {"timesteps": stored["timesteps"].log() * float("inf")},
+        {"x": stored["null"].clone()},
+    ):
+        forged = stored | change
+        file.write_bytes(tensors.pack(forged, notes | {"sha256": results.checksum(forged)}))
+        caplog.clear()
+        again = survey.survey(unconditional(), reader, PLAN, range(2))
+        assert_close(again[0].moved, found[0].moved, equal_nan=True, rtol=1e-3, atol=1e-5)
+        assert "damaged or forged" in caplog.text

@@ -1,0 +1,16 @@
+"""The commands of `python -m lsvd`, a module each.
+
+A module's docstring is what --help says first. configure(parser) adds its options, run(options) does what they ask and
+returns the exit status (None for 0); what takes long to import is imported in there. What cannot be done is a
+ValueError or an OSError: lsvd.__main__ turns it into a sentence.
+"""
+
+COMMANDS = {
+    "edit": "edit the picture of a prompt",
+    "survey": "measure how pictures respond to their singular values",
+    "study": "measure edits: choosing, editing, strength, ablation",
+    "evaluate": "measure the shipped readers and generators",
+    "train": "train the shipped models from the renderer alone",
+    "tables": "print measured tables as Markdown",
+    "cache": "show or empty the cache",
+}

@@ -19,13 +19,14 @@ import torch
 from tqdm.auto import tqdm
 
 from lsvd import backbones
+from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import EMBEDDED
 from lsvd.checks import check_seeds
 from lsvd.paths import measurements
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
-from lsvd.sampling.trajectory import Trajectory, config_text
+from lsvd.sampling.trajectory import Trajectory
 from lsvd.storage import results
 from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
@@ -129,7 +130,7 @@ def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int
         del asked["prompt"]
     return {
         "weights": identity.weights(backbone),
-        "scheduler": f"{type(backbone.scheduler).__name__} {config_text(backbone.scheduler.config)}",
+        "scheduler": f"{type(backbone.scheduler).__name__} {scheduler_text(backbone.scheduler)}",
         "guidance": backbone.entry.guidance,
         "dtype": str(backbone.dtype),
         "reader": results.checksum(reader.state_dict()),

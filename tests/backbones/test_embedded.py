@@ -59,7 +59,7 @@ def test_plain_diffusers_loads_the_pixel_models(name):
     pipe = DDPMPipeline.from_pretrained(paths.WEIGHTS / name, torch_dtype=torch.float32)
     assert pipe.unet.config.sample_size == 64 and pipe.scheduler.config.prediction_type == "epsilon"
     made = models.pixel_schedule(train.RECIPES[name].clip)
-    assert trajectory.config_text(pipe.scheduler.config) == trajectory.config_text(made.config)
+    assert config_text(pipe.scheduler.config) == config_text(made.config)
     walk = trajectory.run(backbones.load(name), seeds=(0, 1), steps=3)
     assert walk.final.shape == (2, 3, 64, 64) and torch.isfinite(walk.final).all()
 

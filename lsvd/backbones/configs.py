@@ -30,6 +30,13 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: changed.get(name, value) for name, value in config.items() if not name.startswith("_")}
 
 
+def given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration for another class's `from_config`, which takes its own defaults where these were defaults."""
+    now = settled(config)
+    defaults = [name for name in config.get("_use_default_values", ()) if now.get(name) == config.get(name)]
+    return {**config, **now, "_use_default_values": defaults}
+
+
 def config_text(config: Mapping[str, Any]) -> str:
     """`settled` as JSON."""
     return json.dumps(settled(config), sort_keys=True, default=_plain)

@@ -77,6 +77,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def family_of(pipeline: type) -> Family | None:
+    """The family of a pipeline class, or of the first class that it inherits from; None if there is none."""
+    return next((FAMILIES[each.__name__] for each in pipeline.__mro__ if each.__name__ in FAMILIES), None)
+
+
 def pack(codes: Tensor, layout: Layout) -> Tensor:
     """Codes, shape (B, C, H, W), in a pipeline's layout (see Family). H and W are even for `patches`."""
     match layout:
@@ -143,6 +148,7 @@ def to_autoencoder(pipe: DiffusionPipeline, codes: Tensor) -> Tensor:
     """Codes, shape (B, C, H, W), as the autoencoder's decoder takes them, in its dtype."""
     vae = pipe.vae
     config, codes = vae.config, codes.to(vae.dtype)
+    _check_scale(vae)
     if hasattr(vae, "bn"):  # Flux 2: normalised patches of 2 x 2
         patches = codes if _patched(pipe) else _fold(codes)
         mean, std = _batch_norm(vae, patches)
@@ -160,6 +166,7 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
     """The inverse of `to_autoencoder`, for the means that the encoder gives."""
     vae = pipe.vae
     config = vae.config
+    _check_scale(vae)
     if hasattr(vae, "bn"):
         patches = _fold(means)
         mean, std = _batch_norm(vae, patches)
@@ -171,6 +178,18 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
         scale = 1 if "z_dim" in config else config.scaling_factor
         return (means - mean) * scale / std
     return (means - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
+def _check_scale(vae: torch.nn.Module) -> None:
+    """Raise ValueError if an autoencoder's configuration scales its latents by nothing, or by no number."""
+    for name in ("scaling_factor", "latents_std"):
+        value = vae.config.get(name)
+        value = getattr(vae.config, name, value)
+        scales = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if not all(isinstance(each, int | float) and 0 < abs(each) < float("inf") for each in scales):
+            raise ValueError(
+                f"the autoencoder's {name} is {value}: correct its config.json, or take another copy of it"
+            )
 
 
 def _statistics(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:

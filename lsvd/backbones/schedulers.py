@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers import PNDMScheduler, SASolverScheduler, SchedulerMixin

@@ -13,6 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd import avi, backbones, paths
 from lsvd.avi.losses import Lambdas
+from lsvd.backbones.configs import config_text
 from lsvd.decomposition.svd import svd
 from lsvd.sampling import trajectory
 from lsvd.statistics import fidelity

@@ -81,11 +81,7 @@ def _reason(error: Exception, revision: str | None) -> str:
         return "permission denied: make the cache readable and writable, or set HF_HUB_CACHE"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return "HF_HUB_OFFLINE is set, and it is not in the cache, or not whole"
-    if any(
-        isinstance(cause, UNREACHED)
-        or _of_transport(cause)
-        for cause in causes
-    ):
+    if any(isinstance(cause, UNREACHED) or _of_transport(cause) for cause in causes):
         return "the hub cannot be reached, and it is not in the cache, or not whole"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 

@@ -40,6 +40,7 @@ from lsvd.backbones.steps import begins_late, steps_beyond, takes_variance
 from lsvd.checks import check_code, check_seeds, out_of_memory
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
+OTHER_STEPS = "take another number, or set timestep_spacing='trailing' where the scheduler has it"
 
 
 class Backbone(ABC):
@@ -117,35 +118,36 @@ class Backbone(ABC):
     def prepared(self, steps: int) -> SchedulerMixin:
         """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it.
 
-        Raises ValueError for steps that the scheduler cannot take, and warns (UserWarning) where its schedule would
-        begin well below T.
+        It follows what is changed on the scheduler. Raises ValueError for steps that the scheduler has no schedule of.
         """
         scheduler = self.scheduler
         kind, text = type(scheduler), scheduler_text(scheduler)
         known = self._prepared.get(steps)
         if known is None or known[:2] != (kind, text):
-            known = self._prepared[steps] = kind, text, self._checked(steps)
+            try:
+                known = self._prepared[steps] = kind, text, self._prepare(steps)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise ValueError(f"{kind.__name__} cannot take {steps} steps ({reason}): {OTHER_STEPS}") from error
         return known[2]
 
-    def _checked(self, steps: int) -> SchedulerMixin:
-        name = type(self.scheduler).__name__
-        remedy = "take another number of steps, or set timestep_spacing='trailing' where the scheduler has it"
-        try:
-            prepared = self._prepare(steps)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise ValueError(f"{name} cannot take {steps} steps ({reason}): {remedy}") from error
+    def check_steps(self, steps: int) -> int:
+        """The number of steps. Raises ValueError for one that cannot be taken, or not by the scheduler.
+
+        Warns (UserWarning) of a schedule that begins well below T, which cannot draw from noise.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.T:
+            raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {self.T}")
+        name, prepared = type(self.scheduler).__name__, self.prepared(steps)
         if steps_beyond(prepared):
             start = prepared.timesteps[0].item()
-            raise ValueError(
-                f"{name} cannot take {steps} steps, since they would begin at {start} of {self.T}: {remedy}"
-            )
+            raise ValueError(f"{name} cannot take {steps} steps (they begin at {start} of {self.T}): {OTHER_STEPS}")
         start = begins_late(prepared, self.T, steps)
         if start is not None:
-            _warn(f"the {steps} steps of {name} begin at timestep {start:g} of {self.T}, not near {self.T}: {remedy}")
-        return prepared
+            _warn(f"the {steps} steps of {name} begin at timestep {start:g} of {self.T}: {OTHER_STEPS}")
+        return steps
 
     def _prepare(self, steps: int) -> SchedulerMixin:
         return prepare(self.scheduler, steps)

@@ -30,7 +30,7 @@ def as_tensor(pictures: Any, size: tuple[int, int]) -> Tensor:
         upright = load_image(pictures)
         if upright.size != size[::-1]:
             upright = upright.resize(size[::-1], Image.Resampling.LANCZOS)
-        pictures = np.asarray(upright)
+        pictures = np.array(upright)
     if isinstance(pictures, np.ndarray):
         pictures = _of_array(pictures)
     if not isinstance(pictures, Tensor):
@@ -65,7 +65,7 @@ def _of_array(array: np.ndarray) -> Tensor:
         raise ValueError(
             f"arrays of pictures have shape (B, height, width, 3), not {_shape(array)}: move the channels to the end"
         )
-    tensor = torch.from_numpy(np.ascontiguousarray(whole.astype(whole.dtype.newbyteorder("="), copy=False)))
+    tensor = torch.from_numpy(np.array(whole, dtype=whole.dtype.newbyteorder("="), order="C"))
     channels = tensor.permute(0, 3, 1, 2)[:, :3]
     return channels if tensor.dtype == torch.uint8 else channels.float()
 

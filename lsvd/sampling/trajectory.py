@@ -401,10 +401,7 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
 
 
 def _steps(backbone: Backbone, steps: int | None) -> int:
-    steps = backbone.entry.steps if steps is None else steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= backbone.T:
-        raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {backbone.T}")
-    return steps
+    return backbone.check_steps(backbone.entry.steps if steps is None else steps)
 
 
 def _guidance(backbone: Backbone, guidance: float | None) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from lsvd.backbones.families import Family
 
@@ -56,6 +57,10 @@ def check_call(pipe: DiffusionPipeline, family: Family, call_kwargs: Mapping[str
     for name in ("prompt", "negative_prompt"):
         if f"{name}_embeds" in found and name in found:
             raise ValueError(f"{name} and {name}_embeds say the same twice: leave one out")
+    encoder = getattr(pipe, "text_encoder", None)
+    alone = isinstance(encoder, CLIPTextModel) and getattr(pipe, "text_encoder_2", None) is None
+    if "clip_skip" in found and alone and not hasattr(encoder, "text_model"):  # of transformers before 5.23
+        raise ValueError("this diffusers cannot skip layers of this transformers' CLIP: give prompt_embeds instead")
     return tuple(found.items())
 
 

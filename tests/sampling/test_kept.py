@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import logging
 import os
 
@@ -19,9 +20,10 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from tiny import KINDS, WORDS, text_to_image, tiny_pipeline, unconditional
 
+from lsvd import paths
 from lsvd.backbones.configs import config_text, scheduler_text
 from lsvd.backbones.loading import from_pipeline, load
-from lsvd.backbones.registry import Entry
+from lsvd.backbones.registry import EMBEDDED, Entry
 from lsvd.sampling import identity
 from lsvd.sampling import kept as trajectories_kept
 from lsvd.sampling.kept import split, trajectories
@@ -660,3 +662,19 @@ def test_remember_refuses(tmp_path):
             results.remember("x", {}, lambda made=made: made, folder=tmp_path)
     assert not files(tmp_path)
     assert results.remember("x", {}, dict, folder=tmp_path) == results.remember("x", {}, dict, folder=tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_what_is_kept_with_the_project_is_of_the_shipped_models(name, monkeypatch):
+    """The names of files of measurements hold these digests: if one changes, hours of computing are lost."""
+    monkeypatch.delenv("LSVD_MEASUREMENTS", raising=False)
+    kept = sorted(paths.measurements().glob(f"*/{name}/*.safetensors"))
+    assert len(kept) == {"mini-sd": 36}.get(name, 4)
+    model = load(name)
+    wanted = identity.weights(model), f"DDIMScheduler {scheduler_text(model.scheduler)}"
+    for file in kept:
+        with safe_open(file, framework="pt") as opened:
+            label = opened.metadata()["settings"]
+        settings = json.loads(label)
+        assert (settings["weights"], settings["scheduler"]) == wanted
+        assert results.file_of(file.parent, results.label_of(settings)) == file

@@ -64,9 +64,15 @@ def check_call(pipe: DiffusionPipeline, family: Family, call_kwargs: Mapping[str
     return tuple(found.items())
 
 
-def rows(call_kwargs: CallKwargs, part: slice) -> CallKwargs:
+def rows(call_kwargs: CallKwargs, part: slice | Sequence[int]) -> CallKwargs:
     """The arguments of some of the pictures, from those that `check_call` returned."""
-    return tuple((name, value[part] if _per_picture(name, value) else value) for name, value in call_kwargs)
+
+    def some(value: Any) -> Any:
+        if isinstance(part, slice) or isinstance(value, Tensor):
+            return value[part if isinstance(part, slice) else list(part)]
+        return tuple(value[row] for row in part)
+
+    return tuple((name, some(value) if _per_picture(name, value) else value) for name, value in call_kwargs)
 
 
 def _each(number: Any, count: int) -> int:

@@ -181,15 +181,16 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
 
 
 def _check_scale(vae: torch.nn.Module) -> None:
-    """Raise ValueError if an autoencoder's configuration scales its latents by nothing, or by no number."""
-    for name in ("scaling_factor", "latents_std"):
-        value = vae.config.get(name)
-        value = getattr(vae.config, name, value)
-        scales = value if isinstance(value, list | tuple) else [] if value is None else [value]
-        if not all(isinstance(each, int | float) and 0 < abs(each) < float("inf") for each in scales):
-            raise ValueError(
-                f"the autoencoder's {name} is {value}: correct its config.json, or take another copy of it"
-            )
+    """Raise ValueError if an autoencoder's configuration scales or shifts its latents by nothing, or by no number."""
+    config = vae.config
+    for name in ("scaling_factor", "latents_std", "shift_factor", "latents_mean"):
+        value = getattr(config, name, None)
+        optional = value is None and (name != "scaling_factor" or name not in config)
+        each = value if isinstance(value, list | tuple) and name.startswith("latents") else [value]
+        good = all(isinstance(x, int | float) and abs(x) < float("inf") for x in each)
+        scales = name in ("scaling_factor", "latents_std")
+        if not optional and (not good or not each or (scales and not all(each))):
+            raise ValueError(f"the autoencoder's {name} is {value}: correct its config.json, or load another copy")
 
 
 def _statistics(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:

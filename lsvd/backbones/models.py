@@ -36,7 +36,7 @@ from lsvd.backbones.families import (
 from lsvd.backbones.pictures import Pictures, as_tensor
 from lsvd.backbones.registry import Entry, Kind
 from lsvd.backbones.schedulers import Schedule, Scheduled, accepts, prepare, probing
-from lsvd.backbones.steps import begins_late, steps_beyond, takes_variance
+from lsvd.backbones.steps import begins_late, first_step_fails, takes_variance
 from lsvd.checks import check_code, check_seeds, out_of_memory
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
@@ -141,9 +141,10 @@ class Backbone(ABC):
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.T:
             raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {self.T}")
         name, prepared = type(self.scheduler).__name__, self.prepared(steps)
-        if steps_beyond(prepared):
-            start = prepared.timesteps[0].item()
-            raise ValueError(f"{name} cannot take {steps} steps (they begin at {start} of {self.T}): {OTHER_STEPS}")
+        error = first_step_fails(prepared)
+        if error is not None:
+            where = f"from timestep {prepared.timesteps[0].item():g} of {self.T}"
+            raise ValueError(f"{name} cannot take {steps} steps {where} ({error}): {OTHER_STEPS}") from error
         start = begins_late(prepared, self.T, steps)
         if start is not None:
             _warn(f"the {steps} steps of {name} begin at timestep {start:g} of {self.T}: {OTHER_STEPS}")
@@ -267,7 +268,7 @@ class TextToImage(Backbone):
         return latent_shape(self.pipe, self.family, self.size)
 
     def _encode(self, pictures: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae:
+        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
             pictures = pictures.to(vae.dtype)
             coded = vae.encode(pictures.unsqueeze(2) if makes_films(vae) else pictures)
             if hasattr(coded, "latent_dist"):
@@ -277,7 +278,7 @@ class TextToImage(Backbone):
             return from_autoencoder(self.pipe, means)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae:
+        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
             pictures = vae.decode(to_autoencoder(self.pipe, codes), return_dict=False)[0]
         return pictures[:, :, 0] if makes_films(vae) else pictures
 
@@ -310,12 +311,19 @@ class TextToImage(Backbone):
 
         layout = self.family.layout
 
+        raised = []  # by on_step, which has its own words
+
         def callback(pipe, step, t, tensors):
             latents = tensors["latents"]
-            x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            try:
+                x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            except Exception as error:
+                raised.append(error)
+                raise
             return {"latents": pack(x, layout).to(latents.dtype)}
 
-        self._call(scheduler, code, request, generators, callback)
+        with _explained(self.name, raised):
+            self._call(scheduler, code, request, generators, callback)
 
     def _prepare(self, steps: int) -> SchedulerMixin:
         if not self.family.flow:
@@ -371,7 +379,10 @@ class Unconditional(Backbone):
 
     def _native_size(self) -> tuple[int, int]:
         size = self.pipe.unet.config.sample_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"the network's sample_size is {size}: correct its config.json, or load another copy")
+        return sides
 
     def _latent_shape(self) -> tuple[int, int, int]:
         return self.pipe.unet.config.in_channels, *self.size
@@ -390,7 +401,9 @@ class Unconditional(Backbone):
         extra = {name: value for name, value in extra.items() if accepts(scheduler.step, name)}
         x, splits = code, takes_variance(scheduler)
         for i, t in enumerate(scheduler.timesteps):
-            output = self.pipe.unet(scheduler.scale_model_input(x, t), t).sample
+            given = scheduler.scale_model_input(x, t)
+            with _explained(self.name):
+                output = self.pipe.unet(given, t).sample
             if output.shape[1] == 2 * x.shape[1] and not splits:  # the second half is the variance of the step
                 output = output[:, : x.shape[1]]
             x = on_step(i, t, scheduler.step(output, t, x, **extra).prev_sample)
@@ -414,6 +427,18 @@ def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
     finally:
         pipe.scheduler = own
         del _LENT[pipe]
+
+
+@contextmanager
+def _explained(name: str, passed: Sequence[BaseException] = ()):
+    """Turn the errors of a network that cannot compute into ValueErrors, but for those of `passed`."""
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        if out_of_memory(error) or any(error is each for each in passed):
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise ValueError(f"{name} cannot compute ({reason}): see whether its config.json fits its weights") from error
 
 
 @contextmanager

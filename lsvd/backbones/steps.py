@@ -8,10 +8,11 @@ from diffusers import SchedulerMixin
 from lsvd.backbones.schedulers import accepts
 
 
-def steps_beyond(prepared: SchedulerMixin) -> bool:
-    """Whether the first step of a scheduler that is set to its schedule lies beyond its tables of noise levels.
+def first_step_fails(prepared: SchedulerMixin) -> Exception | None:
+    """The error of the first step of a scheduler that is set to its schedule, None if there is none.
 
-    Found out by a step on zeros. Other errors than that of an index come from what such a step lacks.
+    Found out by a step on zeros: the step lies beyond the tables of noise levels, or a configuration holds what cannot
+    be computed with. Other errors than these come from what such a step lacks.
     """
     own = copy.deepcopy(prepared)
     try:
@@ -19,11 +20,13 @@ def steps_beyond(prepared: SchedulerMixin) -> bool:
         if hasattr(own, "scale_model_input"):
             own.scale_model_input(x, t)
         own.step(torch.zeros_like(x), t, x)
-    except IndexError:
-        return True
+    except IndexError as error:
+        return error
+    except TypeError as error:
+        return None if "argument" in str(error) else error
     except Exception:
-        return False
-    return False
+        return None
+    return None
 
 
 def begins_late(prepared: SchedulerMixin, T: int, steps: int) -> float | None:

@@ -17,6 +17,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lsvd.backbones import calls
 from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
@@ -28,9 +29,9 @@ from lsvd.sampling.identity import weights
 class Settings:
     """A request: everything that determines a trajectory, given start codes aside. One prompt and seed per picture.
 
-    config: the scheduler's configuration, as lsvd.backbones.configs.scheduler_text has it. model: a digest of what the model computes with,
-    by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline is called with, by
-    name, tuples with an entry for each picture.
+    config: the scheduler's configuration, as lsvd.backbones.configs.scheduler_text has it. model: a digest of what the
+    model computes with, by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline
+    is called with, by name, with an entry for each picture where it is a prompt's.
     """
 
     backbone: str
@@ -84,8 +85,8 @@ class Settings:
         def some(values: tuple) -> tuple:
             return values[rows] if isinstance(rows, slice) else tuple(values[row] for row in rows)
 
-        calls = tuple((name, some(value) if isinstance(value, tuple) else value) for name, value in self.call_kwargs)
-        return replace(self, prompts=some(self.prompts), seeds=some(self.seeds), call_kwargs=calls)
+        kept = calls.rows(self.call_kwargs, rows)
+        return replace(self, prompts=some(self.prompts), seeds=some(self.seeds), call_kwargs=kept)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """Arguments of the pipeline's own call draw what the plain pipeline draws; what it does not take is refused."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ def drawn(backbone, call_kwargs, prompts=PROMPTS, guidance=4.0, steps=3):
 
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     scheduler = starting_at(backbone.scheduler, 0)
-    backbone._call(scheduler, code, steps, prompts, guidance, 0.0, generators, callback, checked)
+    request = SimpleNamespace(steps=steps, prompts=prompts, guidance=guidance, eta=0.0, call_kwargs=checked)
+    backbone._call(scheduler, code, request, generators, callback)
     return found[-1]
 
 

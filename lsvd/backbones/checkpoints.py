@@ -5,6 +5,7 @@ a `remedy`, with which its errors end.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+
+from lsvd.checks import out_of_memory
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 COPY = "copy or download the folder again"
@@ -36,7 +39,8 @@ def read_model(
 ) -> Model:
     """A model of a diffusers or transformers class, in float32 unless `dtype` says else.
 
-    It is read from safetensors files of the variant, or else without one. If `strict`, no others are read, and they
+    It is read from safetensors files of the variant, or else without one, or else of the only variant there is (of
+    several, that of the most digits). If `strict`, no others are read, and they
     must hold nothing that config.json does not ask for; if not, files of pickled tensors are read where there is
     nothing else, with weights_only. Raises FileNotFoundError if a file is missing, and ValueError if one is damaged,
     or if its tensors are not those that config.json asks for.
@@ -44,10 +48,10 @@ def read_model(
     check_json(folder, remedy)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} lacks its config.json: {remedy}")
-    variant = variant if variant and any(folder.glob(f"*.{variant}*.safetensors*")) else None
     pickled = not strict and not any(folder.glob("[!.]*.safetensors")) and any(folder.glob("[!.]*.bin"))
+    variant = find_variant(folder, variant, "bin" if pickled else "safetensors")
     if not pickled:
-        _check_weights(folder, remedy)
+        _check_weights(folder, remedy, variant)
     options: dict[str, Any] = {"dtype": dtype or torch.float32, "local_files_only": True, "variant": variant}
     options |= {"use_safetensors": not pickled} | ({"weights_only": True} if pickled and _transformers(kind) else {})
     if _transformers(kind):
@@ -63,6 +67,22 @@ def read_model(
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ValueError(f"the weights file in {folder} {problem} ({min(names)}{others}): {remedy}")
     return model
+
+
+def find_variant(folder: Path, wanted: str | None, ending: str) -> str | None:
+    """The variant of a model's files to read: the one wanted if it is there, else none if that is, else another."""
+    found = {_variant(file) for file in folder.glob(f"[!.]*.{ending}")} or {None}
+    if wanted in found or None in found:
+        return wanted if wanted in found else None
+    rank = {"fp32": 0, "bf16": 1, "fp16": 1}
+    return min(found, key=lambda variant: (rank.get(variant, 2), variant))
+
+
+def _variant(file: Path) -> str | None:
+    """The variant in a file's name: model.fp16.safetensors, model.fp16-00001-of-00002.safetensors, or the older
+    model-00001-of-00002.fp16.safetensors."""
+    stem = re.sub(r"-\d+-of-\d+", "", file.name.rsplit(".", 1)[0])
+    return stem.split(".", 1)[1] if "." in stem else None
 
 
 def _transformers(kind: type[Model]) -> bool:
@@ -113,7 +133,9 @@ def read_json(file: Path, remedy: str, *, empty: bool = False) -> dict[str, Any]
     """The dict in a JSON file. Raises ValueError if it is anything else, or empty and may not be."""
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise _denied(file) from error
+    except (OSError, ValueError, RecursionError) as error:  # nested too deeply
         raise ValueError(f"{file} is damaged: {remedy}") from error
     if not isinstance(held, dict) or not (held or empty):
         raise ValueError(f"{file} is damaged: {remedy}")
@@ -127,7 +149,11 @@ def explained(folder: Path, remedy: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise
+    except PermissionError as error:
+        raise PermissionError(f"{folder} cannot be read, permission is denied: make it readable") from error
     except Exception as error:
+        if out_of_memory(error):
+            raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
         raise ValueError(f"{folder} could not be loaded ({first}): {remedy}") from error
 
@@ -149,10 +175,10 @@ def silently() -> Iterator[None]:
             log.set_verbosity(verbosity)
 
 
-def _check_weights(folder: Path, remedy: str) -> None:
-    """Raise unless the safetensors files of a model are all there and whole."""
-    files = set(folder.glob("[!.]*.safetensors"))
-    for index in folder.glob("[!.]*.safetensors.index.json"):
+def _check_weights(folder: Path, remedy: str, variant: str | None) -> None:
+    """Raise unless the safetensors files of a model's variant are all there and whole."""
+    files = {file for file in folder.glob("[!.]*.safetensors") if _variant(file) == variant}
+    for index in folder.glob(f"[!.]*.safetensors.index.{f'{variant}.' if variant else ''}json"):
         try:
             files |= {folder / shard for shard in read_json(index, remedy)["weight_map"].values()}
         except (KeyError, AttributeError, TypeError) as error:
@@ -162,8 +188,19 @@ def _check_weights(folder: Path, remedy: str) -> None:
     for file in sorted(files):
         if not file.is_file():
             raise FileNotFoundError(f"the weights file {file} is missing: {remedy}")
-        try:
-            with safe_open(file, framework="pt") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"the weights file {file} is truncated or damaged: {remedy}") from error
+        check_safetensors(file, remedy)
+
+
+def check_safetensors(file: Path, remedy: str) -> list[str]:
+    """The names of the tensors in a safetensors file. Raises ValueError if it is truncated or damaged."""
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return list(weights.keys())
+    except PermissionError as error:
+        raise _denied(file) from error
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"the weights file {file} is truncated or damaged: {remedy}") from error
+
+
+def _denied(file: Path) -> PermissionError:
+    return PermissionError(f"{file} cannot be read, permission is denied: make it readable")

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from lsvd import paths
-from lsvd.backbones import checkpoints
+from lsvd.backbones import checkpoints, checksums
 from lsvd.checks import check_pictures
 
 NAME = "mini-clip"
@@ -67,4 +67,6 @@ def load(
         raise FileNotFoundError(f"{folder} lacks its preprocessor_config.json: {remedy}")
     with checkpoints.explained(folder, remedy), checkpoints.silently():
         processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    if shipped:
+        checksums.verify(folder, remedy)
     return Clip(model.to(device), tokenizer, processor)

@@ -77,6 +77,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def family_of(pipeline: type) -> Family | None:
+    """The family of a pipeline class, or of the first class that it inherits from; None if there is none."""
+    return next((FAMILIES[each.__name__] for each in pipeline.__mro__ if each.__name__ in FAMILIES), None)
+
+
 def pack(codes: Tensor, layout: Layout) -> Tensor:
     """Codes, shape (B, C, H, W), in a pipeline's layout (see Family). H and W are even for `patches`."""
     match layout:
@@ -143,6 +148,7 @@ def to_autoencoder(pipe: DiffusionPipeline, codes: Tensor) -> Tensor:
     """Codes, shape (B, C, H, W), as the autoencoder's decoder takes them, in its dtype."""
     vae = pipe.vae
     config, codes = vae.config, codes.to(vae.dtype)
+    _check_scale(vae)
     if hasattr(vae, "bn"):  # Flux 2: normalised patches of 2 x 2
         patches = codes if _patched(pipe) else _fold(codes)
         mean, std = _batch_norm(vae, patches)
@@ -160,6 +166,7 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
     """The inverse of `to_autoencoder`, for the means that the encoder gives."""
     vae = pipe.vae
     config = vae.config
+    _check_scale(vae)
     if hasattr(vae, "bn"):
         patches = _fold(means)
         mean, std = _batch_norm(vae, patches)
@@ -171,6 +178,19 @@ def from_autoencoder(pipe: DiffusionPipeline, means: Tensor) -> Tensor:
         scale = 1 if "z_dim" in config else config.scaling_factor
         return (means - mean) * scale / std
     return (means - (config.get("shift_factor") or 0)) * config.scaling_factor
+
+
+def _check_scale(vae: torch.nn.Module) -> None:
+    """Raise ValueError if an autoencoder's configuration scales or shifts its latents by nothing, or by no number."""
+    config = vae.config
+    for name in ("scaling_factor", "latents_std", "shift_factor", "latents_mean"):
+        value = getattr(config, name, None)
+        optional = value is None and (name != "scaling_factor" or name not in config)
+        each = value if isinstance(value, list | tuple) and name.startswith("latents") else [value]
+        good = all(isinstance(x, int | float) and abs(x) < float("inf") for x in each)
+        scales = name in ("scaling_factor", "latents_std")
+        if not optional and (not good or not each or (scales and not all(each))):
+            raise ValueError(f"the autoencoder's {name} is {value}: correct its config.json, or load another copy")
 
 
 def _statistics(config: Mapping[str, Any], like: Tensor) -> tuple[Tensor, Tensor]:

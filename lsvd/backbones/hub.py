@@ -7,10 +7,10 @@ files are taken where a repository has them. No code of a repository is ever run
 import errno
 import os
 import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import httpx
 from diffusers import DiffusionPipeline
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -22,6 +22,8 @@ from huggingface_hub.errors import (
 )
 
 from lsvd.backbones import checkpoints
+
+UNREACHED = (LocalEntryNotFoundError, ConnectionError, TimeoutError, socket.gaierror)
 
 
 def is_id(name: str) -> bool:
@@ -60,7 +62,7 @@ def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
 
 
 def _reason(error: Exception, revision: str | None) -> str:
-    """What kept a checkpoint from being had, in a few words."""
+    """Why a checkpoint could not be obtained, in a few words."""
     causes, each = [], error
     while each is not None:
         causes.append(each)
@@ -75,8 +77,18 @@ def _reason(error: Exception, revision: str | None) -> str:
             return reason
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
         return "the disk is full: make room, and what is downloaded already is kept"
+    if any(isinstance(cause, PermissionError) for cause in causes):
+        return "permission denied: make the cache readable and writable, or set HF_HUB_CACHE"
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return "HF_HUB_OFFLINE is set, and it is not in the cache, or not whole"
-    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, httpx.TransportError)) for cause in causes):
+    if any(isinstance(cause, UNREACHED) or _of_transport(cause) for cause in causes):
         return "the hub cannot be reached, and it is not in the cache, or not whole"
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _of_transport(error: BaseException) -> bool:
+    """Whether an error comes from a connection: huggingface_hub has changed its HTTP library before."""
+    return any(
+        (kind.__module__.split(".")[0], kind.__name__) in {(each, "TransportError") for each in ("httpx", "httpx2")}
+        for kind in type(error).__mro__
+    )

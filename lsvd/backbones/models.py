@@ -7,20 +7,24 @@ itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from lsvd.backbones import calls
+from lsvd.backbones.calls import CallKwargs
+from lsvd.backbones.configs import given, scheduler_text
 from lsvd.backbones.families import (
-    FAMILIES,
     Family,
     denoiser,
+    family_of,
     from_autoencoder,
     latent_shape,
     makes_films,
@@ -29,11 +33,14 @@ from lsvd.backbones.families import (
     to_autoencoder,
     unpack,
 )
+from lsvd.backbones.pictures import Pictures, as_tensor
 from lsvd.backbones.registry import Entry, Kind
 from lsvd.backbones.schedulers import Schedule, Scheduled, accepts, prepare, probing
-from lsvd.checks import check_code, check_pictures, check_seeds
+from lsvd.backbones.steps import begins_late, first_step_fails, takes_variance
+from lsvd.checks import check_code, check_seeds, out_of_memory
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
+OTHER_STEPS = "take another number, or set timestep_spacing='trailing' where the scheduler has it"
 
 
 class Backbone(ABC):
@@ -41,6 +48,9 @@ class Backbone(ABC):
 
     `pipe` is the diffusers pipeline, untouched; `scheduler` the one that sampling uses; `entry` the defaults; `size`
     the height and width of its pictures in pixels; `latent_shape` the shape (C, H, W) of one code.
+
+    A scheduler that is given to the pipeline later (`backbone.pipe.scheduler = ...`), or to the backbone, is the one
+    that sampling uses from then on. The backbones of `with_scheduler` keep theirs, whatever their pipeline is given.
     """
 
     kind: Kind
@@ -53,10 +63,25 @@ class Backbone(ABC):
         words: Iterable[str] = (),
         size: tuple[int, int] | None = None,
     ):
-        self.pipe, self.entry, self.scheduler, self.words = pipe, entry, scheduler, frozenset(words)
+        self.pipe, self.entry, self.words = pipe, entry, frozenset(words)
+        self._follows, self.scheduler = True, scheduler  # see the property
         self.size = self._native_size() if size is None else size
         self.latent_shape = self._latent_shape()
-        self._prepared: dict[int, SchedulerMixin] = {}
+        self._prepared: dict[int, tuple[type[SchedulerMixin], str, SchedulerMixin]] = {}
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        """The scheduler that sampling uses; sampling takes copies of it, and leaves it as it is."""
+        own = _own_scheduler(self.pipe)
+        if self._follows and own is not self._given:
+            self._scheduler = self._given = own
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: SchedulerMixin) -> None:
+        if not isinstance(scheduler, SchedulerMixin) or "num_train_timesteps" not in scheduler.config:
+            raise ValueError(f"not a scheduler of diffusion in timesteps: {scheduler!r}; give one, as DDIMScheduler()")
+        self._scheduler, self._given = scheduler, _own_scheduler(self.pipe)
 
     @property
     def name(self) -> str:
@@ -81,18 +106,49 @@ class Backbone(ABC):
     def with_scheduler(self, scheduler: SchedulerMixin | type[SchedulerMixin]) -> "Backbone":
         """The same model, sharing its weights, with another scheduler; a class takes over the present one's config."""
         if isinstance(scheduler, type):
-            scheduler = scheduler.from_config(self.scheduler.config)
-        return type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
+            scheduler = scheduler.from_config(given(self.scheduler.config))
+        other = type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
+        other._follows = False
+        return other
 
     def schedule(self, steps: int) -> Schedule:
         """The schedule of `steps` inference steps. A scheduler of second order lists more timesteps than steps."""
         return Schedule.of(self.prepared(steps))
 
     def prepared(self, steps: int) -> SchedulerMixin:
-        """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it."""
-        if steps not in self._prepared:
-            self._prepared[steps] = self._prepare(steps)
-        return self._prepared[steps]
+        """A copy of the scheduler that is set to its schedule of `steps` steps: take a copy of it to use it.
+
+        It follows what is changed on the scheduler. Raises ValueError for steps that the scheduler has no schedule of.
+        """
+        scheduler = self.scheduler
+        kind, text = type(scheduler), scheduler_text(scheduler)
+        known = self._prepared.get(steps)
+        if known is None or known[:2] != (kind, text):
+            try:
+                known = self._prepared[steps] = kind, text, self._prepare(steps)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise ValueError(f"{kind.__name__} cannot take {steps} steps ({reason}): {OTHER_STEPS}") from error
+        return known[2]
+
+    def check_steps(self, steps: int) -> int:
+        """The number of steps. Raises ValueError for one that cannot be taken, or not by the scheduler.
+
+        Warns (UserWarning) of a schedule that begins well below T, which cannot draw from noise.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.T:
+            raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {self.T}")
+        name, prepared = type(self.scheduler).__name__, self.prepared(steps)
+        error = first_step_fails(prepared)
+        if error is not None:
+            where = f"from timestep {prepared.timesteps[0].item():g} of {self.T}"
+            raise ValueError(f"{name} cannot take {steps} steps {where} ({error}): {OTHER_STEPS}") from error
+        start = begins_late(prepared, self.T, steps)
+        if start is not None:
+            _warn(f"the {steps} steps of {name} begin at timestep {start:g} of {self.T}: {OTHER_STEPS}")
+        return steps
 
     def _prepare(self, steps: int) -> SchedulerMixin:
         return prepare(self.scheduler, steps)
@@ -125,23 +181,44 @@ class Backbone(ABC):
         return codes.to(self.device, self.dtype)
 
     @torch.no_grad()
-    def encode(self, pictures: Tensor, batch: int = 16) -> Tensor:
-        """Pictures, shape (B, 3, height, width) in [0, 1], to codes, shape (B, C, H, W): the mean, no sampling.
+    def encode(self, pictures: Pictures, batch: int = 16) -> Tensor:
+        """Pictures to codes, shape (B, C, H, W): the mean, no sampling.
 
-        Raises ValueError for another shape or range.
+        pictures: shape (B, 3, height, width) in [0, 1], or PIL images of any size, arrays, or lists, as
+        lsvd.backbones.pictures.as_tensor takes them. Raises ValueError for another shape, size or range.
         """
-        scaled = check_pictures(pictures).to(self.device, self.dtype) * 2 - 1
-        return self.check_codes(torch.cat([self._encode(part) for part in scaled.split(batch)]), len(pictures))
+        scaled = as_tensor(pictures, self.size).to(self.device, self.dtype) * 2 - 1
+        codes = torch.cat([self._encode(part) for part in scaled.split(batch)])
+        if not codes.isfinite().all():
+            raise ValueError(f"{self.name} makes NaN or infinity of these pictures: {self._whole}")
+        return self.check_codes(codes, len(scaled))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, batch: int = 16) -> Tensor:
         """Codes, shape (B, C, H, W), to pictures, shape (B, 3, height, width), float32 clipped to [0, 1].
 
-        Raises ValueError for another shape, or codes that are not finite.
+        Raises ValueError for another shape, or codes or pictures that are not finite.
         """
         codes = self.check_codes(codes)
-        parts = [self._decode(part).float().add(1).div(2).clamp(0, 1) for part in codes.split(batch)]
-        return torch.cat(parts)
+        pictures = torch.cat([self._decode(part).float().add(1).div(2).clamp(0, 1) for part in codes.split(batch)])
+        if pictures.isnan().any():
+            raise ValueError(f"{self.name} makes NaN of these codes instead of pictures: {self._whole}")
+        return pictures
+
+    @property
+    def _whole(self) -> str:
+        """What to do where the autoencoder computes no finite numbers."""
+        half = denoiser(self.pipe).dtype.itemsize < 4
+        return "load it with dtype=torch.float32" if half else "its autoencoder is damaged, load another copy"
+
+    def check_call(self, call_kwargs: Mapping[str, Any], count: int) -> CallKwargs:
+        """Further arguments of the pipeline's call for `count` pictures, as lsvd.backbones.calls.check_call has them.
+
+        Raises ValueError for an argument that the pipeline does not take.
+        """
+        if call_kwargs:
+            raise ValueError(f"{self.name} is unconditional and takes no {min(call_kwargs)}: leave it out")
+        return ()
 
     def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
         """Warn of words that the model never saw and of prompts that are too long; without prompts, of nothing."""
@@ -180,7 +257,7 @@ class TextToImage(Backbone):
     @property
     def family(self) -> Family:
         """What its pipeline's class does in its own way."""
-        return FAMILIES[type(self.pipe).__name__]
+        return family_of(type(self.pipe))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -191,14 +268,17 @@ class TextToImage(Backbone):
         return latent_shape(self.pipe, self.family, self.size)
 
     def _encode(self, pictures: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae:
+        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
             pictures = pictures.to(vae.dtype)
             coded = vae.encode(pictures.unsqueeze(2) if makes_films(vae) else pictures)
-            means = coded.latent_dist.mode() if hasattr(coded, "latent_dist") else coded.latent
+            if hasattr(coded, "latent_dist"):
+                means = coded.latent_dist.mode()
+            else:  # those of Sana, and the tiny ones, do not sample
+                means = coded.latent if hasattr(coded, "latent") else coded.latents
             return from_autoencoder(self.pipe, means)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae:
+        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
             pictures = vae.decode(to_autoencoder(self.pipe, codes), return_dict=False)[0]
         return pictures[:, :, 0] if makes_films(vae) else pictures
 
@@ -211,23 +291,39 @@ class TextToImage(Backbone):
             strange = [w for w in dict.fromkeys(_words(prompt)) if self.words and w not in self.words]
             if strange:
                 _warn(f"{self.name} was never shown the words {', '.join(strange)} of {prompt!r}: expect no effect")
-            ids = tokenizer(prompt, truncation=False, add_special_tokens=False, verbose=False).input_ids
+            read = prompt
+            if hasattr(self.pipe, "maybe_convert_prompt"):  # a word of textual inversion may stand for several tokens
+                read = self.pipe.maybe_convert_prompt(prompt, tokenizer)
+            ids = tokenizer(read, truncation=False, add_special_tokens=False, verbose=False).input_ids
             room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
             if len(ids) > room:
                 cut = tokenizer.decode(ids[room:], skip_special_tokens=True)
                 _warn(f"{self.name} reads {room} tokens of a prompt; of {prompt!r} it will not see {cut!r}")
+
+    def check_call(self, call_kwargs: Mapping[str, Any], count: int) -> CallKwargs:
+        """See Backbone.check_call; warns of negative prompts as `check_prompts` does of prompts."""
+        checked = calls.check_call(self.pipe, self.family, call_kwargs, count)
+        self.check_prompts(dict(checked).get("negative_prompt", ()))
+        return checked
 
     def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise: here through the pipeline's own callback_on_step_end."""
 
         layout = self.family.layout
 
+        raised = []  # by on_step, which has its own words
+
         def callback(pipe, step, t, tensors):
             latents = tensors["latents"]
-            x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            try:
+                x = on_step(step, t, unpack(latents, layout, self.latent_shape))
+            except Exception as error:
+                raised.append(error)
+                raise
             return {"latents": pack(x, layout).to(latents.dtype)}
 
-        self._call(scheduler, code, request, generators, callback)
+        with _explained(self.name, raised):
+            self._call(scheduler, code, request, generators, callback)
 
     def _prepare(self, steps: int) -> SchedulerMixin:
         if not self.family.flow:
@@ -247,12 +343,15 @@ class TextToImage(Backbone):
             for name, value in family.told.items()
         }
         options = {"eta": request.eta, "height": height, "width": width, **told}
+        options |= self._given_call(request.call_kwargs)
         if family.guidance:
             options[family.guidance] = request.guidance
-        options |= {k: list(v) if isinstance(v, tuple) else v for k, v in request.call_kwargs}
+        for name in ("prompt", "negative_prompt"):
+            if f"{name}_embeds" in options:
+                options[name] = None
         with _lend(self.pipe, scheduler):
             self.pipe(
-                prompt=list(request.prompts),
+                prompt=options.pop("prompt", list(request.prompts)),
                 num_inference_steps=request.steps,
                 generator=generators,
                 latents=pack(code, family.given or family.layout),
@@ -260,6 +359,17 @@ class TextToImage(Backbone):
                 callback_on_step_end=callback,
                 **{name: value for name, value in options.items() if accepts(self.pipe.__call__, name)},
             )
+
+    def _given_call(self, call_kwargs: CallKwargs) -> dict[str, Any]:
+        """Arguments of `check_call` as a pipeline takes them: lists, and tensors where it computes, in its dtype."""
+        network = denoiser(self.pipe)
+
+        def placed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(self.device, network.dtype if value.is_floating_point() else None)
+            return [placed(each) for each in value] if isinstance(value, tuple) else value
+
+        return {name: placed(value) for name, value in call_kwargs}
 
 
 class Unconditional(Backbone):
@@ -269,7 +379,10 @@ class Unconditional(Backbone):
 
     def _native_size(self) -> tuple[int, int]:
         size = self.pipe.unet.config.sample_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"the network's sample_size is {size}: correct its config.json, or load another copy")
+        return sides
 
     def _latent_shape(self) -> tuple[int, int, int]:
         return self.pipe.unet.config.in_channels, *self.size
@@ -286,21 +399,46 @@ class Unconditional(Backbone):
         scheduler.set_timesteps(request.steps, device=self.device)
         extra = {"eta": request.eta, "generator": generators}
         extra = {name: value for name, value in extra.items() if accepts(scheduler.step, name)}
-        x = code
+        x, splits = code, takes_variance(scheduler)
         for i, t in enumerate(scheduler.timesteps):
-            output = self.pipe.unet(scheduler.scale_model_input(x, t), t).sample
+            given = scheduler.scale_model_input(x, t)
+            with _explained(self.name):
+                output = self.pipe.unet(given, t).sample
+            if output.shape[1] == 2 * x.shape[1] and not splits:  # the second half is the variance of the step
+                output = output[:, : x.shape[1]]
             x = on_step(i, t, scheduler.step(output, t, x, **extra).prev_sample)
+
+
+_LENT: WeakKeyDictionary[DiffusionPipeline, SchedulerMixin] = WeakKeyDictionary()
+
+
+def _own_scheduler(pipe: DiffusionPipeline) -> SchedulerMixin:
+    """A pipeline's scheduler, also while it runs with another."""
+    return _LENT.get(pipe, pipe.scheduler)
 
 
 @contextmanager
 def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
     """Run a pipeline with another scheduler, and give it its own back."""
-    own = pipe.scheduler
+    own = _LENT[pipe] = _own_scheduler(pipe)
     pipe.scheduler = scheduler
     try:
         yield
     finally:
         pipe.scheduler = own
+        del _LENT[pipe]
+
+
+@contextmanager
+def _explained(name: str, passed: Sequence[BaseException] = ()):
+    """Turn the errors of a network that cannot compute into ValueErrors, but for those of `passed`."""
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        if out_of_memory(error) or any(error is each for each in passed):
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise ValueError(f"{name} cannot compute ({reason}): see whether its config.json fits its weights") from error
 
 
 @contextmanager

@@ -6,8 +6,6 @@ Everything is done by subclassing copies: no scheduler or pipeline is altered.
 import copy
 import functools
 import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,15 +126,6 @@ def _fractions(prepared: SchedulerMixin, timesteps: Tensor, T: int) -> Tensor | 
     trained = ((1 - levels) / levels).sqrt().log().double().cpu().contiguous()
     own = torch.as_tensor(sigmas)[: len(timesteps)].double().cpu().clamp_min(1e-12).log()
     return torch.searchsorted(trained, own).clamp(0, T - 1).double() / T
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """A configuration as JSON, without the libraries' private notes: where it was read from, by which version.
-
-    Entries that another class left there count too: some schedulers read sigma_min though they do not list it.
-    """
-    public = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items() if not k.startswith("_")}
-    return json.dumps(public, sort_keys=True, default=str)
 
 
 def accepts(function, name: str) -> bool:

@@ -3,11 +3,11 @@
 import ast
 import functools
 import hashlib
+import importlib
 import inspect
 import json
 import platform
-from importlib import import_module
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,19 +15,39 @@ import diffusers
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from torch import Tensor, nn
 
-from lsvd.backbones import families, models, schedulers
+from lsvd.backbones.checkpoints import silently
+from lsvd.backbones.configs import config_text, described, origin, scheduler_text, settled
 from lsvd.backbones.models import Backbone
-from lsvd.backbones.schedulers import config_text
 from lsvd.storage.results import checksum
+
+SAMPLING = ("sampling.trajectory", "backbones.models", "backbones.families", "backbones.schedulers", "backbones.calls")
+UNUSED = ("safety_checker",)  # networks that have no part in what is drawn
+PLAIN = ("StableDiffusionPipeline", "DDPMPipeline", "DDIMPipeline")  # pipelines that their networks say enough of
+# A module's attributes that say nothing of what it computes: torch's own, configurations, which are counted once, what
+# only spares memory, and how accelerate and diffusers move weights about.
+PASSED_OVER = {
+    *vars(nn.Module()),
+    *(
+        "_internal_dict",
+        "config",
+        "name_or_path",
+        "use_slicing",
+        "gradient_checkpointing",
+        "_gradient_checkpointing_func",
+    ),
+    *("_hf_hook", "_old_forward", "_diffusers_hook", "_is_hf_initialized", "hf_device_map", "_hf_peft_config_loaded"),
+    *("_weight_conversions", "_use_kernels"),
+}
 
 
 def identity(backbone: Backbone) -> dict[str, Any]:
     """What in a backbone determines its results, for the settings of `remember`: a dict that JSON can hold.
 
-    Weights, scheduler class and config, dtype, versions of the libraries, this package's sampling code, and what
+    Weights, scheduler class and config, dtype, versions of the libraries, this package's sampling code, hooks, and what
     rounding depends on: the device, and on a CPU the number of threads. Two machines of the same description agree to
-    rounding. A scheduler whose attributes were changed by hand is not told apart: change its config.
+    rounding.
     """
     scheduler, device = backbone.scheduler, backbone.device
     if device.type == "cpu":
@@ -37,41 +57,128 @@ def identity(backbone: Backbone) -> dict[str, Any]:
         machine = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
     return {
         "weights": weights(backbone),
-        "scheduler": f"{type(scheduler).__module__}.{type(scheduler).__qualname__}",
-        "config": config_text(scheduler.config),
+        "scheduler": origin(type(scheduler)),
+        "config": scheduler_text(scheduler),
         "dtype": str(backbone.dtype),
         "size": list(backbone.size),
         "machine": machine,
         "versions": {module.__name__: str(module.__version__) for module in (torch, diffusers, transformers)},
-        "code": _code(import_module("lsvd.sampling.trajectory"), models, families, schedulers),
+        "code": _code(*SAMPLING),
+        "hooks": _hooks(backbone.pipe),
     }
 
 
-_digests: WeakKeyDictionary[DiffusionPipeline, tuple[tuple, str]] = WeakKeyDictionary()
-
-
 def weights(backbone: Backbone) -> str:
-    """A digest of a backbone's networks as they are in memory, with their configurations, and of its tokenizers.
+    """A digest, in hexadecimal, of what a backbone's pipeline computes with; see `fingerprint`."""
+    return fingerprint(backbone.pipe)
 
-    Computed once for each pipeline, and again after its parameters were loaded, cast, moved or changed in place (other
-    than through `.data`, which torch does not record).
+
+_digests: WeakKeyDictionary[DiffusionPipeline, dict[str, str]] = WeakKeyDictionary()
+
+
+def fingerprint(pipe: DiffusionPipeline) -> str:
+    """A digest of a pipeline's networks as they are in memory, with their configurations, and of its tokenizers.
+
+    Whatever was changed since a network was built from its configuration counts too: adapters and their strengths,
+    attention processors, FreeU, padding and the like; and so does a pipeline that uses its networks in its own way.
+    The scheduler does not, nor do hooks on modules, which mostly look on (`identity` lists both).
+
+    Computed once, and again when something of this was changed. A change of tensors through `.data`, which torch does
+    not record, is noticed by their sums.
     """
-    parts = backbone.pipe.components
-    networks = {name: part for name, part in sorted(parts.items()) if isinstance(part, torch.nn.Module)}
-    tensors = {f"{name}.{key}": t for name, part in networks.items() for key, t in part.state_dict().items()}
-    stamp = tuple((key, t.data_ptr(), 0 if t.is_inference() else t._version) for key, t in tensors.items())
-    known = _digests.get(backbone.pipe)
-    if known is None or known[0] != stamp:
-        described = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
-        described["tokenizer"] = None
-        readers = {name: part for name, part in parts.items() if name.startswith(("tokenizer", "processor"))}
-        described |= {name: _vocabulary(getattr(part, "tokenizer", part)) for name, part in readers.items()}
-        text = checksum(tensors) + json.dumps(described, sort_keys=True)
-        known = _digests[backbone.pipe] = stamp, hashlib.sha256(text.encode()).hexdigest()
-    return known[1]
+    networks = _networks(pipe)
+    tensors = {f"{name}.{key}": t for name, part in networks.items() for key, t in _tensors(part).items()}
+    attributes = {name: _attributes(part) for name, part in networks.items()}
+    noted = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
+    readers = {n: part for n, part in pipe.components.items() if n.startswith(("tokenizer", "processor"))}
+    readers = {name: getattr(part, "tokenizer", part) for name, part in {"tokenizer": None, **readers}.items()}
+    lengths = {name: part and [len(part), part.model_max_length] for name, part in readers.items()}
+    use = _use(pipe)
+    stamp = _sha(_stamp(tensors), attributes, noted, lengths, use)
+    known = _digests.setdefault(pipe, {})
+    if stamp not in known:
+        noted |= {name: part and _vocabulary(part) for name, part in readers.items()}
+        changed = {name: each for name, each in attributes.items() if each != _fresh_attributes(networks[name])}
+        noted |= {name: each for name, each in (("changed", changed), ("use", use)) if each}
+        known[stamp] = hashlib.sha256((checksum(tensors) + json.dumps(noted, sort_keys=True)).encode()).hexdigest()
+    return known[stamp]
 
 
-def _settled(network: torch.nn.Module) -> str:
+def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
+    """The networks that have part in what a pipeline draws, compiled ones as they were before."""
+    parts = {name: getattr(part, "_orig_mod", part) for name, part in sorted(pipe.components.items())}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name not in UNUSED}
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """A network's parameters and buffers, those included that accelerate keeps elsewhere until they are needed."""
+    tensors = network.state_dict()
+    if any(t.is_meta for t in tensors.values()):
+        for place, module in network.named_modules():
+            for name, value in (getattr(getattr(module, "_hf_hook", None), "weights_map", None) or {}).items():
+                tensors[f"{place}.{name}" if place else name] = value
+    return tensors
+
+
+def _stamp(tensors: Mapping[str, Tensor]) -> list:
+    """What shows that tensors were changed, without a look at all of each: count of changes, first value, and sum."""
+    numbers: dict[torch.device, list[Tensor]] = {}
+    for t in tensors.values():
+        if t.numel() and t.dtype.itemsize > 1 and not t.is_complex():
+            numbers.setdefault(t.device, []).extend([t[(0,) * t.ndim].float(), t.sum(dtype=torch.float32)])
+    changes = [(name, str(t.dtype), 0 if t.is_inference() else t._version) for name, t in tensors.items()]
+    return [changes, [torch.stack(values).tolist() for values in numbers.values()]]
+
+
+def _attributes(network: nn.Module) -> dict[str, Any]:
+    """What each module of a network is, with the attributes that are no tensors: see PASSED_OVER."""
+    return {name: [origin(type(part)), _told(part)] for name, part in network.named_modules()}
+
+
+def _told(module: nn.Module) -> dict[str, Any]:
+    found = {name: value for name, value in vars(module).items() if name not in PASSED_OVER}
+    if "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module):
+        found.pop("forward", None)
+    caches = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
+    found |= {"hooks": sorted(name for name in caches if "offload" not in name)} if caches else {}
+    if module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase):
+        found["training"] = True
+    return {name: described(value) for name, value in sorted(found.items())}
+
+
+def _fresh_attributes(network: nn.Module) -> dict[str, Any] | None:
+    """The attributes of a network just built from its configuration; None where it cannot be built from that alone."""
+    try:
+        with torch.device("meta"), silently():
+            if hasattr(network, "config_class") and not hasattr(network, "_internal_dict"):
+                return _attributes(type(network)(network.config).eval())
+            return _attributes(type(network).from_config(settled(network.config)).eval())
+    except Exception:
+        return None
+
+
+def _use(pipe: DiffusionPipeline) -> list:
+    """How a pipeline uses its networks, where these do not tell: its class, and its switches."""
+    held = {**vars(pipe), **settled(pipe.config)}
+    held = {name: value for name, value in held.items() if name not in pipe.components and not name.startswith("_")}
+    passed = ("vae_scale_factor", "requires_safety_checker")
+    switches = {
+        n: v for n, v in held.items() if n not in passed and isinstance(v, bool | int | float | str | list | tuple)
+    }
+    return [origin(type(pipe)), described(switches)] if switches or type(pipe).__name__ not in PLAIN else []
+
+
+def _hooks(pipe: DiffusionPipeline) -> list:
+    """The hooks on a pipeline's networks, which may change what they compute, or only look on."""
+    found = []
+    for name, network in _networks(pipe).items():
+        for place, module in network.named_modules():
+            hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+            found += [[f"{name}.{place}", described(hook, depth=0)] for hook in hooks]
+    return found
+
+
+def _settled(network: nn.Module) -> str:
     """A network's configuration as text.
 
     transformers' are no dicts, name the version that they are used with, and are filled in when the network is saved.
@@ -85,8 +192,6 @@ def _settled(network: torch.nn.Module) -> str:
 
 def _vocabulary(tokenizer: Any) -> Any:
     """What a tokenizer makes of a text depends on this."""
-    if tokenizer is None:
-        return None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [tokenizer.model_max_length, sorted(tokenizer.get_vocab().items())]
@@ -95,8 +200,12 @@ def _vocabulary(tokenizer: Any) -> Any:
     return [tokenizer.model_max_length, state]
 
 
+def _sha(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 @functools.cache
-def _code(*modules: ModuleType) -> str:
-    """A digest of modules' code, as it was at the first call; comments and layout do not count."""
-    trees = [ast.dump(ast.parse(inspect.getsource(module))) for module in modules]
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
+def _code(*modules: str) -> str:
+    """A digest of this package's modules' code, as it was at the first call; comments and layout do not count."""
+    sources = [inspect.getsource(importlib.import_module(f"lsvd.{module}")) for module in modules]
+    return hashlib.sha256("\n".join(ast.dump(ast.parse(source)) for source in sources).encode()).hexdigest()

@@ -17,8 +17,10 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lsvd.backbones import calls
+from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
-from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, config_text, remembers, starting_at
+from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
 from lsvd.checks import check_seeds, mix
 from lsvd.sampling.identity import weights
 
@@ -27,9 +29,9 @@ from lsvd.sampling.identity import weights
 class Settings:
     """A request: everything that determines a trajectory, given start codes aside. One prompt and seed per picture.
 
-    config: the scheduler's configuration, as `config_text` writes it. model: a digest of what the model computes with,
-    by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline is called with, by
-    name, tuples with an entry for each picture.
+    config: the scheduler's configuration, as lsvd.backbones.configs.scheduler_text has it. model: a digest of what the
+    model computes with, by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline
+    is called with, by name, with an entry for each picture where it is a prompt's.
     """
 
     backbone: str
@@ -68,7 +70,7 @@ class Settings:
             steps=_steps(backbone, steps),
             guidance=_guidance(backbone, guidance),
             eta=_eta(backbone, eta),
-            config=config_text(backbone.scheduler.config),
+            config=scheduler_text(backbone.scheduler),
             model=weights(backbone),
             call_kwargs=backbone.check_call(call_kwargs, len(seeds)) if call_kwargs else (),
         )
@@ -83,8 +85,8 @@ class Settings:
         def some(values: tuple) -> tuple:
             return values[rows] if isinstance(rows, slice) else tuple(values[row] for row in rows)
 
-        calls = tuple((name, some(value) if isinstance(value, tuple) else value) for name, value in self.call_kwargs)
-        return replace(self, prompts=some(self.prompts), seeds=some(self.seeds), call_kwargs=calls)
+        kept = calls.rows(self.call_kwargs, rows)
+        return replace(self, prompts=some(self.prompts), seeds=some(self.seeds), call_kwargs=kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +302,7 @@ def differs(backbone: Backbone, settings: Settings, *, shared: bool = False) -> 
 def scheduler_differs(scheduler: SchedulerMixin, settings: Settings, *, shared: bool = False) -> str:
     """What of a scheduler and its configuration is not the settings', "" if nothing. shared: as `differs`."""
     name = type(scheduler).__name__
-    then, now = json.loads(settings.config), json.loads(config_text(scheduler.config))
+    then, now = json.loads(settings.config), json.loads(scheduler_text(scheduler))
     keys = then.keys() & now.keys() if shared else then.keys() | now.keys()
     differing = [key for key in sorted(keys) if then.get(key, ...) != now.get(key, ...)]
     if settings.scheduler != name:
@@ -400,10 +402,7 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
 
 
 def _steps(backbone: Backbone, steps: int | None) -> int:
-    steps = backbone.entry.steps if steps is None else steps
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= backbone.T:
-        raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {backbone.T}")
-    return steps
+    return backbone.check_steps(backbone.entry.steps if steps is None else steps)
 
 
 def _guidance(backbone: Backbone, guidance: float | None) -> float | None:

@@ -7,9 +7,9 @@ from typing import Any
 from lsvd import backbones
 from lsvd.backbones import clip
 from lsvd.backbones.clip import Clip
+from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.sampling import identity
-from lsvd.sampling.trajectory import config_text
 from lsvd.storage import results
 from lsvd.testbed import reader as readers
 from lsvd.testbed.evaluate import GENERATORS
@@ -36,7 +36,7 @@ class Rig:
         backbone = self.backbone
         return {
             "weights": identity.weights(backbone),
-            "scheduler": f"{type(backbone.scheduler).__name__} {config_text(backbone.scheduler.config)}",
+            "scheduler": f"{type(backbone.scheduler).__name__} {scheduler_text(backbone.scheduler)}",
             "steps": backbone.entry.steps,
             "guidance": backbone.entry.guidance,
             "dtype": str(backbone.dtype),

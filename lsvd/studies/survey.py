@@ -18,13 +18,14 @@ import torch
 from tqdm.auto import tqdm
 
 from lsvd import backbones
+from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import EMBEDDED
 from lsvd.checks import check_seeds, known, whole
 from lsvd.paths import measurements
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
-from lsvd.sampling.trajectory import Trajectory, config_text
+from lsvd.sampling.trajectory import Trajectory
 from lsvd.storage import results
 from lsvd.storage.tensors import Spec
 from lsvd.studies.responses import Responses, responses, stack
@@ -133,7 +134,7 @@ def settings(backbone: Backbone, reader: Reader, plan: Plan, seeds: Sequence[int
         del asked["prompt"]
     return {
         "weights": identity.weights(backbone),
-        "scheduler": f"{type(backbone.scheduler).__name__} {config_text(backbone.scheduler.config)}",
+        "scheduler": f"{type(backbone.scheduler).__name__} {scheduler_text(backbone.scheduler)}",
         "guidance": backbone.entry.guidance,
         "dtype": str(backbone.dtype),
         "reader": results.checksum(reader.state_dict()),

@@ -12,6 +12,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lsvd import paths
+from lsvd.backbones import checksums
 from lsvd.storage.files import replace_folder
 from lsvd.testbed.scenes import SCENES
 from lsvd.testbed.scenes.scene import Scene, Values
@@ -214,6 +215,7 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
         raise ValueError(
             f"{folder / 'model.safetensors'} is truncated or damaged ({first}): restore it, or {again}"
         ) from error
+    checksums.verify(folder, f"restore it, or {again}")
     return reader.to(device).eval()
 
 

@@ -448,8 +448,8 @@ def test_latents_are_scaled_as_the_pipeline_does():
     ("pictures", "word"),
     [
         (torch.zeros(3, 16, 16), "shape"),
-        (torch.zeros(1, 4, 16, 16), "shape"),
-        (torch.zeros(1, 3, 32, 32), "takes codes of shape"),
+        (torch.zeros(1, 4, 16, 16), "an alpha channel"),
+        (torch.zeros(1, 3, 32, 32), "of 32 x 32 pixels, where 16 x 16 are drawn"),
         (torch.full((1, 3, 16, 16), 255.0), r"\[0, 1\]"),
         (torch.full((1, 3, 16, 16), -1.0), r"\[0, 1\]"),
         (torch.full((1, 3, 16, 16), float("nan")), "the picture holds NaN"),

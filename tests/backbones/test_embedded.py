@@ -13,6 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from lsvd import avi, backbones, paths
 from lsvd.avi.losses import Lambdas
+from lsvd.backbones.configs import config_text
 from lsvd.decomposition.svd import svd
 from lsvd.sampling import trajectory
 from lsvd.statistics import fidelity
@@ -59,7 +60,7 @@ def test_plain_diffusers_loads_the_pixel_models(name):
     pipe = DDPMPipeline.from_pretrained(paths.WEIGHTS / name, torch_dtype=torch.float32)
     assert pipe.unet.config.sample_size == 64 and pipe.scheduler.config.prediction_type == "epsilon"
     made = models.pixel_schedule(train.RECIPES[name].clip)
-    assert trajectory.config_text(pipe.scheduler.config) == trajectory.config_text(made.config)
+    assert config_text(pipe.scheduler.config) == config_text(made.config)
     walk = trajectory.run(backbones.load(name), seeds=(0, 1), steps=3)
     assert walk.final.shape == (2, 3, 64, 64) and torch.isfinite(walk.final).all()
 

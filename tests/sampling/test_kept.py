@@ -2,17 +2,28 @@
 
 import dataclasses
 import errno
+import json
 import logging
 import os
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPAGPipeline,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from tiny import KINDS, WORDS, text_to_image, tiny_pipeline, unconditional
 
+from lsvd import paths
+from lsvd.backbones.configs import config_text, scheduler_text
 from lsvd.backbones.loading import from_pipeline, load
-from lsvd.backbones.registry import Entry
+from lsvd.backbones.registry import EMBEDDED, Entry
 from lsvd.sampling import identity
 from lsvd.sampling import kept as trajectories_kept
 from lsvd.sampling.kept import split, trajectories
@@ -132,18 +143,20 @@ def test_more_seeds_reuse_the_chunks_of_fewer(pixels, calls, tmp_path):
     assert len(calls) == 10
 
 
-def test_stopped_in_the_middle_it_goes_on(pixels, calls, tmp_path):
-    def stop(*_):
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+def test_stopped_in_the_middle_it_goes_on(pixels, calls, tmp_path, monkeypatch):
+    step = DDIMScheduler.step
 
-    hook = pixels.pipe.unet.register_forward_pre_hook(stop)
-    with pytest.raises(KeyboardInterrupt):
+    def stop(self, *args, **kwargs):
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(DDIMScheduler, "step", stop)
         draw(pixels, tmp_path)
-    hook.remove()
-    assert len(calls) == 3 and len(files(tmp_path)) == 1
+    assert len(calls) == 4 and len(files(tmp_path)) == 1
     walk = draw(pixels, tmp_path)
-    assert len(calls) == 3 + 4 and len(files(tmp_path)) == 3
+    assert len(calls) == 4 + 4 and len(files(tmp_path)) == 3
     assert equal(walk, draw(pixels, tmp_path / "other"))
 
 
@@ -205,29 +218,188 @@ def cast(backbone):
     backbone.pipe.to(torch.bfloat16)
 
 
+def nudge_data(backbone):
+    next(backbone.pipe.unet.parameters()).data.mul_(1.01)
+
+
+def another_parameter(backbone):
+    conv = backbone.pipe.unet.conv_in
+    conv.weight = torch.nn.Parameter(conv.weight.flip(0).detach())
+
+
 def configure(backbone):
     backbone.pipe.unet.register_to_config(norm_eps=1e-4)
+
+
+def configure_by_attribute(backbone):
+    backbone.pipe.vae.config.scaling_factor = 0.5
 
 
 def shorten(backbone):
     backbone.pipe.tokenizer.model_max_length = 7
 
 
-@pytest.mark.parametrize("change", [nudge, nudge_text, cast, configure, shorten], ids=lambda f: f.__name__)
+def freeu(backbone):
+    backbone.pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)
+
+
+class Deaf(AttnProcessor):
+    """Attention that hears `share` of the prompt."""
+
+    share = 0.0
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, *args, **kwargs):
+        if encoder_hidden_states is not None:
+            encoder_hidden_states = encoder_hidden_states * self.share
+        return super().__call__(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def processors(backbone):
+    backbone.pipe.unet.set_attn_processor(Deaf())
+
+
+def seamless(backbone):
+    for part in backbone.pipe.unet.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            part.padding_mode = "circular"
+
+
+def strength(backbone):
+    """As adapters keep it."""
+    backbone.pipe.unet.mid_block.attentions[0].scaling = {"style": 0.2}
+
+
+def forward(backbone):
+    block = backbone.pipe.unet.mid_block
+    inner = block.forward
+    block.forward = lambda *args, **kwargs: inner(*args, **kwargs) * 1.1
+
+
+def fewer_layers(backbone):
+    backbone.pipe.text_encoder.encoder.layers = backbone.pipe.text_encoder.encoder.layers[:0]
+
+
+def dropout(backbone):
+    for part in backbone.pipe.unet.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+            part.train()
+
+
+CHANGES = [nudge, nudge_data, another_parameter, nudge_text, cast, configure, configure_by_attribute, shorten]
+CHANGES += [freeu, processors, seamless, strength, forward, fewer_layers, dropout]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 def test_another_model_has_another_identity(change):
     backbone = own_backbone()
     before = identity.identity(backbone)
     assert before == identity.identity(own_backbone())
     change(backbone)
-    # a tokenizer or a config changed under a pipeline is seen by a new one only
-    again = backbone if change in (nudge, nudge_text, cast) else from_pipeline(tiny_like(backbone), backbone.entry)
-    assert identity.identity(again)["weights"] != before["weights"]
-    assert identity.identity(again)["scheduler"] == before["scheduler"]
+    after = identity.identity(backbone)
+    assert after["weights"] != before["weights"]
+    assert {key for key in before if before[key] != after[key]} <= {"weights", "dtype"}
+    # it is that of the model, not of the object
+    assert identity.identity(from_pipeline(tiny_like(backbone), backbone.entry)) == after
+
+
+def test_what_is_taken_back_counts_no_more():
+    backbone = own_backbone()
+    before, unet = identity.weights(backbone), backbone.pipe.unet
+    freeu(backbone)
+    backbone.pipe.disable_freeu()  # leaves four attributes of None
+    off = identity.weights(backbone)
+    old = unet.attn_processors
+    processors(backbone)
+    changed = identity.weights(backbone)
+    unet.set_attn_processor(old)
+    assert identity.weights(backbone) == off != changed
+    hook = unet.register_forward_hook(lambda *_: None)
+    assert identity.weights(backbone) == off and identity.identity(backbone)["hooks"]
+    hook.remove()
+    assert not identity.identity(backbone)["hooks"] and before
+
+
+def test_processors_count_by_what_they_do():
+    """A class of the same name, with other code or other attributes, is another."""
+    seen = set()
+    for factor in ("0.5", "0.25"):
+        scope = {"AttnProcessor": AttnProcessor, "__name__": "notebook"}
+        exec(f"class Own(AttnProcessor):\n    def __call__(self, attn, x, *a, **k): return x * {factor}", scope)
+        for strength in (1.0, 2.0):
+            backbone = own_backbone()
+            processor = scope["Own"]()
+            processor.strength = strength
+            backbone.pipe.unet.set_attn_processor(processor)
+            seen.add(identity.weights(backbone))
+            assert identity.weights(backbone) in seen
+    assert len(seen) == 4
+
+
+def test_adapters_count_by_their_strength():
+    peft = pytest.importorskip("peft")
+    backbone = own_backbone()
+    seen = [identity.weights(backbone)]
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    backbone.pipe.unet.add_adapter(config, "style")
+    for strength in (1.0, 0.2):
+        backbone.pipe.set_adapters(["style"], [strength])
+        seen.append(identity.weights(backbone))
+    backbone.pipe.unet.disable_adapters()
+    seen.append(identity.weights(backbone))
+    assert len(set(seen)) == 4
+    backbone.pipe.unet.enable_adapters()
+    assert identity.weights(backbone) == seen[2]
 
 
 def tiny_like(backbone):
     parts = {name: part for name, part in backbone.pipe.components.items() if name != "image_encoder"}
     return type(backbone.pipe)(**parts, requires_safety_checker=False)
+
+
+def test_pipelines_that_use_the_same_networks_otherwise_are_others():
+    class Own(StableDiffusionPipeline):
+        pass
+
+    pipe = tiny_pipeline()
+    parts = {name: part for name, part in pipe.components.items() if name != "image_encoder"}
+    guided = StableDiffusionPAGPipeline(**parts, requires_safety_checker=False)
+    own = Own(**parts, requires_safety_checker=False)
+    layers = StableDiffusionPAGPipeline(**parts, requires_safety_checker=False, pag_applied_layers=["up"])
+    assert len({identity.fingerprint(each) for each in (pipe, guided, own, layers)}) == 4
+
+
+SCHEDULERS = {
+    "nothing": lambda scheduler: None,
+    "attribute of the configuration": lambda scheduler: setattr(scheduler.config, "prediction_type", "epsilon"),
+    "table": lambda scheduler: setattr(scheduler, "alphas_cumprod", scheduler.alphas_cumprod**2),
+    "table in place": lambda scheduler: scheduler.alphas_cumprod.mul_(0.9),
+    "last entry": lambda scheduler: setattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0)),
+    "method": lambda scheduler: setattr(scheduler, "step", lambda *args, **kwargs: None),
+}
+
+
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler]
+)
+def test_what_is_changed_on_a_scheduler_counts(kind):
+    config = text_to_image().scheduler.config
+    fresh = scheduler_text(kind.from_config(config))
+    assert fresh == config_text(kind.from_config(config).config)
+    for name, change in SCHEDULERS.items():
+        scheduler = kind.from_config(config)
+        if name == "last entry" and not hasattr(scheduler, "final_alpha_cumprod"):
+            continue
+        change(scheduler)
+        assert (scheduler_text(scheduler) == fresh) == (name == "nothing"), name
+    # what a run leaves behind does not count
+    scheduler = kind.from_config(config)
+    scheduler.set_timesteps(7)
+    x = torch.randn(1, 4, 8, 8)
+    for t in scheduler.timesteps[:4]:
+        x = scheduler.step(scheduler.scale_model_input(x, t), t, x).prev_sample
+    assert scheduler_text(scheduler) == fresh
 
 
 @pytest.mark.parametrize("name", ["torch", "diffusers", "transformers"])
@@ -249,7 +421,7 @@ def test_other_code_and_other_threads_are_other_trajectories(monkeypatch):
 def test_code_without_its_comments(tmp_path, monkeypatch):
     def digest(source):
         monkeypatch.setattr(identity.inspect, "getsource", lambda _: source)
-        return identity._code.__wrapped__(results)
+        return identity._code.__wrapped__("storage.results")
 
     assert digest("a = 1  # one\n") == digest("a   =   1\n") != digest("a = 2\n")
 
@@ -492,3 +664,19 @@ def test_remember_refuses(tmp_path):
             results.remember("x", {}, lambda made=made: made, folder=tmp_path)
     assert not files(tmp_path)
     assert results.remember("x", {}, dict, folder=tmp_path) == results.remember("x", {}, dict, folder=tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_what_is_kept_with_the_project_is_of_the_shipped_models(name, monkeypatch):
+    """The names of files of measurements hold these digests: if one changes, hours of computing are lost."""
+    monkeypatch.delenv("LSVD_MEASUREMENTS", raising=False)
+    kept = sorted(paths.measurements().glob(f"*/{name}/*.safetensors"))
+    assert len(kept) == {"mini-sd": 36}.get(name, 4)
+    model = load(name)
+    wanted = identity.weights(model), f"DDIMScheduler {scheduler_text(model.scheduler)}"
+    for file in kept:
+        with safe_open(file, framework="pt") as opened:
+            label = opened.metadata()["settings"]
+        settings = json.loads(label)
+        assert (settings["weights"], settings["scheduler"]) == wanted
+        assert results.file_of(file.parent, results.label_of(settings)) == file

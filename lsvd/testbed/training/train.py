@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from lsvd.backbones import checksums
 from lsvd.paths import WEIGHTS
 from lsvd.storage.files import WriteError, check_writable
 from lsvd.testbed.scenes import SCENES
@@ -83,6 +84,8 @@ def write(work: Job) -> None:
     """Export the model as it is now. Raises OSError, in one sentence, if that fails."""
     try:
         work.export()
+        if work.folder.is_relative_to(work.weights) and checksums.read(work.weights):
+            checksums.record(work.folder, work.weights)
     except (OSError, SafetensorError) as error:
         said = str(error) if isinstance(error, WriteError) else f"cannot write {work.folder} ({_first_line(error)})"
         raise OSError(f"{said}; --export writes what the checkpoint holds") from error

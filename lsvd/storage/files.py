@@ -10,6 +10,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,17 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Give every file below a folder the mode of a new file: safetensors writes for the owner's eyes alone."""
+    new = folder / f".{secrets.token_hex(6)}.tmp"
+    new.touch(exist_ok=False)
+    mode = stat.S_IMODE(new.stat().st_mode)
+    new.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
@@ -168,6 +180,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
                 raise _refusal(path, error) from error
             raise
         with _explained(path):
+            _follow_umask(temporary)
             for file in sorted(temporary.rglob("*")):
                 _sync(file)
             had = path.exists()

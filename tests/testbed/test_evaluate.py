@@ -215,7 +215,9 @@ def tiny(tmp_path, monkeypatch):
     pixels = DDPMPipeline(unet=models.pixel_denoiser((16, 32, 32), size=32), scheduler=models.pixel_schedule())
     pixels.save_pretrained(tmp_path / "weights" / "mini-cats")
     recipe = dataclasses.replace(train.RECIPES["mini-clip"], model={"layers": 1})
-    train.job("mini-clip", recipe, tmp_path / "runs", tmp_path / "weights").export()
+    work = train.job("mini-clip", recipe, tmp_path / "runs", tmp_path / "weights")
+    work.export()
+    work.publish()
     for name in ("portraits", "cats"):
         Reader(SCENES[name], 32, (8, 8, 8, 8), features=4).save(tmp_path / "readers" / name)
     monkeypatch.setattr(evaluate.readers, "FOLDER", tmp_path / "readers")

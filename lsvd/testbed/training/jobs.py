@@ -1,14 +1,17 @@
 """What each kind of model learns: its data, its loss at a step, and the folder it ends in.
 
 A job has a `model`; prepare() gets its data; loss(step, generator) draws all that is random from the generator;
-export() writes the model into a folder, in float16, whole or not at all.
+export() writes the model into a folder of its run, in float16, whole or not at all; publish() copies it from there to
+the weights that ship.
 """
 
+import copy
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,14 @@ from lsvd.paths import WEIGHTS
 from lsvd.storage.files import replace_folder
 from lsvd.testbed import reader, renderings
 from lsvd.testbed.scenes import captions
-from lsvd.testbed.scenes.scene import Scene, Values, twins
-from lsvd.testbed.training import models
+from lsvd.testbed.scenes.scene import Scene, Twins, Values, twins
+from lsvd.testbed.training import loop, models
+from lsvd.testbed.training.precision import autocast
+from lsvd.testbed.training.processes import Processes
 
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
+VALIDATION_SEED = 5  # of the renderings by which one of a run's averages is chosen; not those of the evaluation
+VALIDATION = 512  # how many these are
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,10 @@ class Recipe:
 
     `start` names the model whose weights training begins with: much of denoising is the same for all scenes. `only` is
     a regular expression: parameters in whose names it is found are trained, the others stay; all are if it is empty.
-    `clip` is where a pixel model's estimates are cut in sampling (see models.pixel_schedule); training does not depend
-    on it.
+    `averages` are the widths of the moving averages (see loop.Settings), of which the best is kept. `bfloat16` allows
+    for taking the loss in bfloat16, on devices that have it. `clip` is where a pixel model's estimates are cut in
+    sampling (see models.pixel_schedule); training does not depend on it. `renderings` is the seed of the pictures that
+    are learned from, `seed` that of the untrained weights and of all draws.
     """
 
     job: Callable[..., "Job"]
@@ -46,35 +55,67 @@ class Recipe:
     steps: int
     batch: int
     lr: float
-    ema: float = 0.9995
+    averages: tuple[float, ...] = (0.03, 0.08, 0.16)
     fixed: Mapping[str, str] = field(default_factory=dict)
     model: Mapping = field(default_factory=dict)
     start: str | None = None
     only: str = ""
-    bfloat16: bool = True  # autocast: a third faster on CPUs that have it
+    bfloat16: bool = True
+    renderings: int = TRAINING_SEED
+    seed: int = 0
     clip: float | None = None
 
 
 class Job:
-    """A recipe at work on one scene; files in `runs`, finished weights in `weights`.
+    """A recipe at work on one scene: what it writes goes into `home`, a folder of its own in `runs`.
 
-    The untrained model depends on `seed` alone, and torch's global generator stays as it was.
+    Weights that it needs of other models are those that were trained last in `runs`, or else those in `weights`. The
+    untrained model depends on the recipe's seed alone, and torch's global generator stays as it was.
     """
 
+    part_of: str | None = None  # the model in which this one ships, if not by itself
+
     def __init__(
-        self, name: str, recipe: Recipe, scene: Scene, runs: Path, weights: Path = WEIGHTS, device="cpu", seed: int = 0
+        self,
+        name: str,
+        recipe: Recipe,
+        scene: Scene,
+        runs: Path,
+        weights: Path = WEIGHTS,
+        device: str = "cpu",
+        processes: Processes | None = None,
     ):
         self.name, self.recipe, self.scene = name, recipe, scene
-        self.runs, self.weights, self.device = runs, weights, device
+        self.runs, self.weights = runs, weights
+        self.processes = processes or Processes(device)
+        self.device = self.processes.device
+        self.batch = self.processes.share(recipe.batch)  # of this process
+        self.validation: Job | None = None
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.model = self.build().to(device)
+            torch.default_generator.manual_seed(recipe.seed)
+            self.model = self.build().to(self.device)
+
+    def settings(self, **changes) -> loop.Settings:
+        """The loop's settings: the recipe's, and what may change from one session to the next, such as minutes."""
+        r = self.recipe
+        return loop.Settings(r.steps, r.lr, seed=r.seed, averages=tuple(r.averages), **changes)
 
     def describe(self) -> dict[str, Any]:
         """What determines the run beside the loop's settings, in plain types."""
-        r = self.recipe
-        about = {name: getattr(r, name) for name in ("scene", "pictures", "size", "batch", "start", "only", "bfloat16")}
-        return {**about, "fixed": dict(r.fixed), "model": dict(r.model)}
+        elsewhere = ("job", "steps", "lr", "seed", "averages", "clip")
+        about = {k: v for k, v in asdict(self.recipe).items() if k not in elsewhere}
+        return {**about, "name": self.name}
+
+    @property
+    def key(self) -> str:
+        """Eight hex digits of what determines the run, but for its length."""
+        about = json.dumps(loop.identity(self.settings(), self.describe()), sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:8]
+
+    @property
+    def home(self) -> Path:
+        """The run's folder, with its checkpoint, its losses and what export writes."""
+        return self.runs / f"{self.name}-{self.key}"
 
     def build(self) -> nn.Module:
         """The untrained model."""
@@ -96,19 +137,41 @@ class Job:
         return self.model(*inputs, return_dict=False)[0]
 
     def amp(self) -> torch.autocast:
-        """Bfloat16 where the recipe asks for it."""
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.recipe.bfloat16)
+        """Bfloat16 where the recipe allows it and the device has it."""
+        return autocast(self.device, self.recipe.bfloat16)
 
-    def prepare(self) -> None:
-        """Render the pictures, unless they are on disk."""
-        r = self.recipe
+    def prepare(self, seed: int | None = None, n: int | None = None) -> None:
+        """Render n pictures of a seed, those of the recipe unless given, on the device, unless they are on disk."""
+        r, home, seed = self.recipe, self.runs / "data", self.recipe.renderings if seed is None else seed
         self.data = renderings.pictures(
-            self.scene, r.pictures, r.size, TRAINING_SEED, self.runs / "data", r.fixed, progress=True
+            self.scene, n or r.pictures, r.size, seed, home, r.fixed, device=self.device, progress=True
         )
 
     def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
         """Row numbers of a batch, shape (n,)."""
-        return torch.randint(len(self.data), (n or self.recipe.batch,), generator=g)
+        return torch.randint(len(self.data), (n or self.batch,), generator=g)
+
+    def held_out(self) -> "Job":
+        """The same job with the same model on renderings that it does not learn from."""
+        other = copy.copy(self)
+        other.prepare(VALIDATION_SEED, min(VALIDATION, self.recipe.pictures))
+        return other
+
+    @torch.no_grad()
+    def score(self, batches: int = 16) -> float:
+        """Mean loss of the model as it is now on held-out renderings, with the same draws each time."""
+        if self.validation is None:
+            self.validation = self.held_out()
+        training, last = self.model.training, self.recipe.steps - 1
+        self.model.eval()
+        losses = [self.validation.loss(last, renderings.generator(VALIDATION_SEED, i)).item() for i in range(batches)]
+        self.model.train(training)
+        return sum(losses) / len(losses)
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures a step learns from, in all processes."""
+        return self.recipe.batch
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         """The loss at a step, a scalar."""
@@ -117,32 +180,55 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where export writes."""
+        return self.home / "weights"
+
+    @property
+    def ships(self) -> Path:
+        """Where this model lies among the weights that ship."""
         return self.weights / self.name
+
+    def check_ships(self) -> None:
+        """Raise ValueError if this model ships within another one."""
+        if self.part_of is not None:
+            raise ValueError(f"{self.name} ships as a part of {self.part_of}: train and publish {self.part_of}")
+
+    def publish(self) -> None:
+        """Copy what was exported to the weights that ship. Raises ValueError if it ships within another model."""
+        self.check_ships()
+        if not self.folder.exists():
+            raise FileNotFoundError(f"{self.folder} does not exist: train to the end first, or give --export too")
+        with replace_folder(self.ships) as new:
+            shutil.copytree(self.folder, new, dirs_exist_ok=True)
 
     def export(self) -> None:
         """Write the model as it is now."""
         raise NotImplementedError
 
-    def shipped(self) -> nn.Module:
-        """The model in `weights`, in float32."""
+    def stored(self, folder: Path) -> nn.Module:
+        """The model in a folder that export or publish wrote, in float32. Raises FileNotFoundError or ValueError."""
         raise NotImplementedError
 
+    def shipped(self) -> nn.Module:
+        """The model in `weights`, in float32."""
+        return self.stored(self.ships)
+
     def latest(self) -> nn.Module:
-        """The model that was exported last, in float32. Raises FileNotFoundError if there is none."""
-        if not self.folder.exists():
-            raise FileNotFoundError(f"{self.folder} does not exist: {remedy(self.name)}")
-        return self.shipped()
+        """The model that was trained last in `runs`, else that in `weights`, in float32."""
+        return self.stored(newest(self.runs, self.name, self.ships))
 
 
 class Autoencoder(Job):
-    """Reconstruction in L1, of colours and of their differences between neighbours, beside a small KL term.
+    """Reconstruction in L1, of colours and of their differences between neighbours, and in PSNR, and a small KL term.
 
-    Most steps are on crops of half the side, four for a picture: more different pictures at the same cost. The last
-    ones are on whole pictures, because group normalisation sees how large a picture is.
+    PSNR is the logarithm of a picture's squared error: a plain picture, already near its original, counts as much as a
+    busy one. Most steps are on crops of half the side, four for a picture: more different pictures at the same cost.
+    The last ones are on whole pictures, because group normalisation sees how large a picture is.
     """
 
+    part_of = "mini-sd"
     crops = 0.85  # fraction of the steps on crops
     kl = 1e-3  # weight of the mean KL of a latent element
+    psnr = 0.04  # weight of the mean logarithm of a picture's squared error
 
     def build(self) -> AutoencoderKL:
         model = models.autoencoder(size=self.recipe.size, **self.recipe.model)
@@ -157,7 +243,7 @@ class Autoencoder(Job):
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         r, side = self.recipe, self.recipe.size
         if step < self.crops * r.steps:
-            whole, side = self.data[self.draw(g, 4 * r.batch)], side // 2
+            whole, side = self.data[self.draw(g, 4 * self.batch)], side // 2
             corners = torch.randint(side + 1, (len(whole), 2), generator=g).tolist()
             x = torch.stack([p[:, i : i + side, j : j + side] for p, (i, j) in zip(whole, corners, strict=True)])
         else:
@@ -170,11 +256,12 @@ class Autoencoder(Job):
         error = y - x
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return error.abs().mean() + 0.5 * edges + self.kl * kl
+        squared = error.square().mean((1, 2, 3)) + 1e-5  # beyond 56 dB nothing more is to be had
+        return error.abs().mean() + 0.5 * edges + self.psnr * squared.log().mean() + self.kl * kl
 
     @property
-    def folder(self) -> Path:
-        return self.runs / self.name / "vae"  # waits for mini-sd, and ships as a part of it
+    def ships(self) -> Path:
+        return self.weights / "mini-sd" / "vae"
 
     def export(self) -> None:
         """Measure the latents' standard deviation over 1,000 pictures, and write the model with its scaling factor."""
@@ -187,8 +274,8 @@ class Autoencoder(Job):
         with replace_folder(self.folder) as new:
             half(self.model).save_pretrained(new)
 
-    def shipped(self) -> AutoencoderKL:
-        return read_model(AutoencoderKL, self.weights / "mini-sd" / "vae", remedy(self.name))
+    def stored(self, folder: Path) -> AutoencoderKL:
+        return read_model(AutoencoderKL, folder, remedy(self.name))
 
 
 class ClipCaptions(Job):
@@ -199,19 +286,21 @@ class ClipCaptions(Job):
     differ in one thing each. A locked side was shown to work by Zhai et al. 2022 (LiT, arXiv 2111.07991).
     """
 
+    part_of = "mini-clip"
     twins = ("gender", "age", "glasses", "smile", "beard", "hair_length", "earrings", "freckles")
 
     def build(self) -> CLIPModel:
         self.tokens = models.tokenizer(captions.words())
         return models.clip(self.tokens, **self.recipe.model)
 
-    def prepare(self) -> None:
-        self.scene = twins(self.scene, self.twins)
-        super().prepare()
+    def prepare(self, seed: int | None = None, n: int | None = None) -> None:
+        if not isinstance(self.scene, Twins):
+            self.scene = twins(self.scene, self.twins)
+        super().prepare(seed, n)
 
     def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
         """Row numbers of both of each pair of twins, shape (n,), n even."""
-        first = 2 * torch.randint(len(self.data) // 2, ((n or self.recipe.batch) // 2,), generator=g)
+        first = 2 * torch.randint(len(self.data) // 2, ((n or self.batch) // 2,), generator=g)
         return torch.stack((first, first + 1), 1).flatten()
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -246,8 +335,8 @@ class ClipCaptions(Job):
         return self.contrast(ids, texts, self.targets(index))
 
     @property
-    def folder(self) -> Path:
-        return self.runs / self.name / "clip"  # waits for its picture tower, and ships as mini-clip
+    def ships(self) -> Path:
+        return self.weights / "mini-clip"
 
     def export(self) -> None:
         with replace_folder(self.folder) as new:
@@ -259,11 +348,8 @@ class ClipCaptions(Job):
                 size={"shortest_edge": side}, crop_size=square, image_mean=middle, image_std=middle
             ).save_pretrained(new)
 
-    def shipped(self) -> CLIPModel:
-        return read_model(CLIPModel, self.weights / "mini-clip", remedy(self.name))
-
-    def latest(self) -> CLIPModel:
-        return read_model(CLIPModel, newer(self.folder, self.weights / "mini-clip"), remedy(self.name))
+    def stored(self, folder: Path) -> CLIPModel:
+        return read_model(CLIPModel, folder, remedy(self.name))
 
 
 class ClipPictures(ClipCaptions):
@@ -272,9 +358,7 @@ class ClipPictures(ClipCaptions):
     mini-sd can be trained beside it, therefore: its text encoder is final.
     """
 
-    @property
-    def folder(self) -> Path:
-        return self.weights / "mini-clip"
+    part_of = None
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Embedded pictures, shape (b, 128)."""
@@ -326,19 +410,20 @@ class ReaderJob(Job):
             return self.forward(reader.degrade(self.data[index], g).to(self.device), values, seen)
 
     @property
-    def folder(self) -> Path:
-        return self.weights / "readers" / self.scene.name
+    def ships(self) -> Path:
+        return self.weights / "readers" / self.name.removeprefix("reader-")
 
     def export(self) -> None:
         self.model.save(self.folder)
 
-    def shipped(self) -> nn.Module:
-        return reader.load(self.scene, folder=self.folder)
+    def stored(self, folder: Path) -> nn.Module:
+        return reader.load(self.scene, folder=folder)
 
 
-def newer(waiting: Path, shipped: Path) -> Path:
-    """The folder of a part that was trained and waits in `runs` for others, if it is there, else that of weights."""
-    return waiting if waiting.exists() else shipped
+def newest(runs: Path, name: str, shipped: Path) -> Path:
+    """The folder of a model's weights that was written last by a run in `runs`, or else that of those that ship."""
+    exported = list(runs.glob(f"{name}-{'[0-9a-f]' * 8}/weights"))
+    return max(exported, key=lambda folder: folder.stat().st_mtime_ns, default=shipped)
 
 
 def remedy(name: str) -> str:
@@ -353,13 +438,12 @@ def token_ids(tokens: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 def half(model: nn.Module) -> nn.Module:
     """A float16 copy on the CPU."""
-    return deepcopy(model).to("cpu", torch.float16)
+    return copy.deepcopy(model).to("cpu", torch.float16)
 
 
 def save_transformer(model: nn.Module, folder: Path) -> None:
     """Save in float16, but with float32 in the configuration: the type that the others load in unless asked."""
-    copy = half(model)
-    copy.save_pretrained(folder)
+    half(model).save_pretrained(folder)
     path = folder / "config.json"
     path.write_text(path.read_text().replace('"float16"', '"float32"'))
 

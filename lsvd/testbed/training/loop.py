@@ -1,4 +1,4 @@
-"""One training loop for every model: warm-up and decay, a moving average, checkpoints from which it goes on exactly.
+"""One training loop for every model: warm-up, decay to zero, moving averages, checkpoints that runs go on from exactly.
 
 A run goes on only with the options it was begun with. `steps` alone may change: the rate then follows the new length
 from the next step on, which is not the run that would have had this length from the start.
@@ -6,9 +6,9 @@ from the next step on, which is not the run that would have had this length from
 
 import csv
 import io
+import json
 import logging
 import math
-import pickle
 import signal
 import sys
 import threading
@@ -17,33 +17,43 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lsvd.storage.files import WriteError, check_writable, write_bytes
 from lsvd.testbed.renderings import generator
+from lsvd.testbed.training import checkpoints
+from lsvd.testbed.training.processes import Processes
 
 Loss = Callable[[int, torch.Generator], Tensor]
+Score = Callable[[], float]  # of the model as it is
 FREE = ("steps", "minutes", "save_minutes", "log_every", "progress")  # settings that may change when a run goes on
+COLUMNS = ("step", "loss", "lr", "pictures_per_second")
+CHECKPOINT, LOSSES = "checkpoint.safetensors", "loss.csv"
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast to train. `minutes` stops early, to go on another time; the decay follows `steps`."""
+    """How long and how fast to train. `minutes` stops early, to go on another time; the decay follows `steps`.
+
+    `averages` are the widths of the moving averages of the weights that are kept, as parts of the run so far.
+    """
 
     steps: int
     lr: float
     seed: int = 0
     warmup: int = 300
-    final_lr: float = 0.02  # of lr, where the cosine ends
+    final_lr: float = 0.0  # of lr, where the cosine ends
     weight_decay: float = 0.01
     clip: float = 1.0
-    ema: float = 0.9995
+    averages: tuple[float, ...] = (0.03, 0.08, 0.16)
     minutes: float | None = None
     save_minutes: float = 10.0
     log_every: int = 50
@@ -57,140 +67,226 @@ def rate(step: int, settings: Settings) -> float:
     return settings.lr * warm * (settings.final_lr + (1 - settings.final_lr) * decay)
 
 
-def averaging(step: int, settings: Settings) -> float:
-    """Decay of the moving average at a step: it starts at 0.1 and rises to settings.ema."""
-    return min(settings.ema, (step + 1) / (step + 10))
+def averaging(step: int, width: float) -> float:
+    """Decay at a step of the moving average whose weights over time have a standard deviation of `width` times the run.
+
+    The power function of Karras et al. 2024 (arXiv 2312.02696, eqs. 2 and 3): an average of 0.1 follows the last
+    fifth of a run, however long the run gets.
+    """
+    return (1 - 1 / (step + 1)) ** (exponent(width) + 1)
+
+
+@cache
+def exponent(width: float) -> float:
+    """The exponent of the power function with this relative width, below 0.28."""
+    t = width**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
 def identity(settings: Settings, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a run, but for its length: the settings that are not FREE, and whatever `recipe` says."""
-    return {**{name: value for name, value in asdict(settings).items() if name not in FREE}, **recipe}
+    """What determines a run, but for its length: the settings that are not FREE, and whatever `recipe` says.
+
+    In the types that JSON has, so that it compares equal to what a checkpoint gives back.
+    """
+    about = {**{name: value for name, value in asdict(settings).items() if name not in FREE}, **recipe}
+    return json.loads(json.dumps(about, sort_keys=True))
+
+
+class Run:
+    """A model in training: its weights, their moving averages and the optimiser, on their way to a checkpoint."""
+
+    def __init__(self, model: nn.Module, settings: Settings, folder: Path, about: Mapping[str, Any]):
+        self.model, self.settings, self.about = model, settings, about
+        self.path, self.losses = folder / CHECKPOINT, folder / LOSSES
+        self.averages = {str(width): deepcopy(model).requires_grad_(False) for width in settings.averages}
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.trained, settings.lr, weight_decay=settings.weight_decay)
+        self.step, self.rows = 0, []
+        if self.path.exists():
+            self.restore()
+
+    def advance(self) -> None:
+        """Take a step down the gradients that are there."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.step, self.settings)
+        nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        with torch.no_grad():
+            tensors = _floating(self.model)
+            for width, average in self.averages.items():
+                torch._foreach_lerp_(_floating(average), tensors, 1 - averaging(self.step, float(width)))
+        self.step += 1
+
+    def save(self) -> None:
+        """Write the checkpoint and the losses. Raises WriteError."""
+        moments = self.optimiser.state_dict()["state"]
+        parts = {"model": self.model.state_dict()}
+        parts |= {f"average-{width}": average.state_dict() for width, average in self.averages.items()}
+        parts |= {f"optimiser/{number}": state for number, state in moments.items()}
+        checkpoints.save(self.path, checkpoints.flat(parts), {"step": self.step, "run": self.about})
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows])
+        write_bytes(self.losses, text.getvalue().encode())
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. Raises ValueError if it is damaged or another run's."""
+        tensors, about = checkpoints.load(self.path)
+        check(self.path, about, self.about)
+        load(self.path, tensors, "model", self.model)
+        for width, average in self.averages.items():
+            load(self.path, tensors, f"average-{width}", average)
+        state, moments = self.optimiser.state_dict(), checkpoints.part(tensors, "optimiser")
+        for key, value in moments.items():
+            number, name = key.split("/")
+            state["state"].setdefault(int(number), {})[name] = value
+        self.optimiser.load_state_dict(state)
+        self.step, self.rows = about["step"], read_losses(self.losses, about["step"])
 
 
 def fit(
-    model: nn.Module, loss: Loss, settings: Settings, folder: Path, recipe: Mapping[str, Any] | None = None
+    model: nn.Module,
+    loss: Loss,
+    settings: Settings,
+    folder: Path,
+    recipe: Mapping[str, Any] | None = None,
+    *,
+    score: Score | None = None,
+    pictures: int = 1,
+    processes: Processes | None = None,
 ) -> bool:
-    """Train `model` in place; on return it holds the averaged weights. True if all steps are done.
+    """Train `model` in place; on return it holds averaged weights. True if all steps are done.
 
     `loss(step, generator)` draws the batch and everything random from the generator, which depends on seed and step
-    alone: a run that was stopped and taken up again ends in the same weights, bit for bit, as one that was not.
-    Checkpoints go to folder/checkpoint.pt every save_minutes, at the end, on Ctrl-C or SIGTERM, and when `minutes` are
-    over; the loss goes to folder/loss.csv. `recipe` holds what else determines the run, in plain types.
+    alone (and in one of several processes, on its number): a run that was stopped and taken up again ends in the same
+    weights, bit for bit, as one that was not. Checkpoints go to folder/checkpoint.safetensors every save_minutes, at
+    the end, on Ctrl-C or SIGTERM, and when `minutes` are over; the loss and the throughput go to folder/loss.csv.
+    `recipe` holds what else determines the run, in plain types. `pictures` counts those that a step learns from, in
+    all processes. When all steps are done, the average with the least `score()` is taken; otherwise, or without
+    `score`, the widest.
 
-    Raises ValueError if the checkpoint there is damaged or another run's, FloatingPointError if the loss is not finite,
-    and WriteError if the folder cannot be written at the start or when the run is stopped. In between and at the end,
-    that is a warning: the checkpoint before stays, and the model is there to be exported.
+    Raises ValueError if a file there is damaged or another run's, FloatingPointError if the loss is not finite, and
+    WriteError if the folder cannot be written at the start or when the run is stopped. In between and at the end, that
+    is a warning: the checkpoint before stays, and the model is there to be exported.
     """
-    path, run = folder / "checkpoint.pt", identity(settings, recipe or {})
-    check_writable(path)
-    average = deepcopy(model).requires_grad_(False)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
-    step = restore(path, run, model, average, optimiser) if path.exists() else 0
-    rows, running = _read_losses(folder / "loss.csv", step), []
-    saved = began = time.monotonic()
+    processes = processes or Processes()
+    if processes.first:
+        check_writable(folder / CHECKPOINT)
+    run = Run(model, settings, folder, identity(settings, recipe or {}))
+    running, began = [], time.monotonic()
+    saved, clock, first = began, began, run.step
     model.train()
 
     def save() -> None:
-        state = {"step": step, "run": run, "model": model.state_dict(), "ema": average.state_dict()}
-        buffer = io.BytesIO()
-        torch.save({**state, "optimiser": optimiser.state_dict()}, buffer)
-        write_bytes(path, buffer.getvalue())
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("step", "loss", "lr"), *rows])
-        write_bytes(folder / "loss.csv", text.getvalue().encode())
+        if processes.first:
+            run.save()
+        processes.wait()
 
     def try_to_save() -> None:
         try:
             save()
         except WriteError as error:
-            log.warning("%s: step %d is not kept (%s)", folder.name, step, error)
+            log.warning("%s: step %d is not kept (%s)", folder.name, run.step, error)
 
+    keys = (settings.seed,) if processes.count == 1 else (settings.seed, processes.rank)
+    quiet = not (settings.progress and processes.first)
     pause = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
-    bar = tqdm(total=settings.steps, initial=step, desc=folder.name, mininterval=pause, disable=not settings.progress)
+    bar = tqdm(total=settings.steps, initial=run.step, desc=folder.name, mininterval=pause, disable=quiet)
     with bar, _asked_to_stop() as stopping:
-        while step < settings.steps:
-            for group in optimiser.param_groups:
-                group["lr"] = rate(step, settings)
-            value = loss(step, generator(settings.seed, step))
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"{folder.name}: the loss is {value.item()} at step {step}: lower --lr")
-            value.backward()
-            nn.utils.clip_grad_norm_(trained, settings.clip)
-            optimiser.step()
-            optimiser.zero_grad()
-            with torch.no_grad():
-                tensors = [t for t in model.state_dict().values() if t.is_floating_point()]
-                means = [t for t in average.state_dict().values() if t.is_floating_point()]
-                torch._foreach_lerp_(means, tensors, 1 - averaging(step, settings))
-            step += 1
-            running.append(value.item())
-            bar.update()
-            if step % settings.log_every == 0:
-                rows.append((step, f"{sum(running) / len(running):.6f}", f"{rate(step, settings):.3e}"))
-                bar.set_postfix(loss=rows[-1][1], refresh=False)
-                running.clear()
+        while run.step < settings.steps:
+            value = loss(run.step, generator(*keys, run.step))
+            if torch.isfinite(value) or processes.count > 1:
+                value.backward()
             now = time.monotonic()
             over = settings.minutes is not None and now - began > settings.minutes * 60
-            done = step >= settings.steps
-            if (over or stopping.is_set()) and not done:
+            mean, stop, late = processes.average(
+                run.trained,
+                value.item(),
+                float(over or stopping.is_set()),
+                float(now - saved > settings.save_minutes * 60),
+            )
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"{folder.name}: the loss is {mean} at step {run.step}: lower --lr")
+            run.advance()
+            running.append(mean)
+            bar.update()
+            if run.step % settings.log_every == 0:
+                clock, before = time.monotonic(), clock
+                speed = pictures * len(running) / (clock - before)
+                row = (f"{sum(running) / len(running):.6f}", f"{rate(run.step, settings):.3e}", f"{speed:.1f}")
+                run.rows.append((run.step, *row))
+                bar.set_postfix(loss=row[0], pictures_per_second=row[2], refresh=False)
+                running.clear()
+            done = run.step >= settings.steps
+            if stop and not done:
                 save()
                 break
-            if now - saved > settings.save_minutes * 60 or done:
+            if late or done:
                 try_to_save()
-                saved = now
-    log.info("%s: %d of %d steps", folder.name, step, settings.steps)
-    model.load_state_dict(average.state_dict())
-    return step >= settings.steps
+                saved = time.monotonic()
+    taken, seconds = run.step - first, time.monotonic() - began
+    speed = f", {pictures * taken / seconds:.0f} pictures/s" if taken else ""
+    log.info("%s: %d of %d steps%s", folder.name, run.step, settings.steps, speed)
+    done = run.step >= settings.steps
+    choose(model, {w: a.state_dict() for w, a in run.averages.items()}, score if done else None, folder.name)
+    return done
 
 
-def read(path: Path) -> dict:
-    """What a checkpoint holds: step, run, model, ema, optimiser. Raises FileNotFoundError or ValueError."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: train first, without --export")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or damaged: delete it to start this training anew") from error
+def choose(model: nn.Module, averages: Mapping[str, Mapping[str, Tensor]], score: Score | None, name: str) -> str:
+    """Load the average of the least score, or without `score` the widest; returns its width."""
+    best = max(averages, key=float)
+    if score is not None and len(averages) > 1:
+        scores = {}
+        for width, state in averages.items():
+            model.load_state_dict(state)
+            scores[width] = score()
+        best = min(scores, key=scores.get)
+        told = ", ".join(f"{value:.5f} at {width}" for width, value in scores.items())
+        log.info("%s: held-out loss by the average's width: %s; %s is taken", name, told, best)
+    model.load_state_dict(averages[best])
+    return best
 
 
-def check(path: Path, state: dict, run: Mapping[str, Any]) -> None:
-    """Raise ValueError if a checkpoint belongs to a run with other options; older ones do not say, and are accepted."""
-    before = state.get("run", {})
+def read(path: Path) -> tuple[int, dict[str, dict[str, Tensor]]]:
+    """The step of a checkpoint, and its averages by their width. Raises what checkpoints.load raises."""
+    tensors, about = checkpoints.load(path)
+    prefixes = {key.split("/")[0] for key in tensors if key.startswith("average-")}
+    return about["step"], {p.removeprefix("average-"): checkpoints.part(tensors, p) for p in sorted(prefixes)}
+
+
+def check(path: Path, about: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    """Raise ValueError if a checkpoint belongs to a run with other options, or to another model."""
+    before = about.get("run", {})
     other = [name for name in run if name in before and before[name] != run[name]]
     if other:
         was, now = (" and ".join(f"{name} {each[name]}" for name in other) for each in (before, run))
-        raise ValueError(
-            f"{path} was begun with {was}, not {now}: give the same options, or delete it to start this training anew"
-        )
+        raise ValueError(f"{path} was begun with {was}, not {now}: give the same options, or {checkpoints.REMEDY}")
 
 
-def restore(
-    path: Path, run: Mapping[str, Any], model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> int:
-    """Load a checkpoint into model, average and optimiser; return its step. Raises ValueError if it does not fit."""
-    state = read(path)
-    check(path, state, run)
-    load(path, state, "model", model)
-    load(path, state, "ema", average)
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"]
-
-
-def load(path: Path, state: dict, part: str, model: nn.Module) -> None:
+def load(path: Path, tensors: Mapping[str, Tensor], part: str, model: nn.Module) -> None:
     """Load one part of a checkpoint into a model. Raises ValueError if it is another architecture's."""
     try:
-        model.load_state_dict(state[part])
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} belongs to another architecture: delete it to start this training anew") from error
+        model.load_state_dict(checkpoints.part(tensors, part))
+    except RuntimeError as error:
+        raise ValueError(f"{path} belongs to another architecture: {checkpoints.REMEDY}") from error
 
 
-def _read_losses(path: Path, step: int) -> list[tuple[str, ...]]:
-    """Rows of loss.csv up to a step; those after it will be written again."""
+def read_losses(path: Path, step: int) -> list[tuple[str, ...]]:
+    """Rows of loss.csv up to a step; those after it will be written again. Raises ValueError if it is damaged."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [tuple(row) for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+            raise ValueError("other columns")
+        return [tuple(row) for row in rows if int(row[0]) <= step]
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: move it away, and training goes on without its past losses") from error
+
+
+def _floating(model: nn.Module) -> list[Tensor]:
+    return [t for t in model.state_dict().values() if t.is_floating_point()]
 
 
 @contextmanager

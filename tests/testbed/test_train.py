@@ -31,10 +31,11 @@ from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.scenes.portraits import PORTRAITS
 from lsvd.testbed.scenes.scene import Factor, Scene, twins
-from lsvd.testbed.training import checkpoints, jobs, loop, models, precision, train
+from lsvd.testbed.training import checkpoints, jobs, loop, models, precision, recipes, state, train
+from lsvd.testbed.training import clip as training_clip
 from lsvd.testbed.training.processes import Processes
 
-SETTINGS = loop.Settings(steps=6, lr=1e-2, warmup=2, averages=(0.08, 0.16), log_every=2, progress=False)
+SETTINGS = state.Settings(steps=6, lr=1e-2, warmup=2, averages=(0.08, 0.16), log_every=2, progress=False)
 
 
 def disc(values, size):
@@ -79,9 +80,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     again = Line()
     assert loop.fit(again.model, again.loss, SETTINGS, tmp_path / "halves")
     assert again.steps == [1, 2, 3, 4, 5]
-    first, second = (checkpoints.load(tmp_path / name / loop.CHECKPOINT) for name in ("whole", "halves"))
+    first, second = (checkpoints.load(tmp_path / name / state.CHECKPOINT) for name in ("whole", "halves"))
     assert same(first[0], second[0]) and first[1] == second[1] and first[1]["step"] == 6
-    _, averages = loop.read(tmp_path / "whole" / loop.CHECKPOINT)
+    _, averages = state.read(tmp_path / "whole" / state.CHECKPOINT)
     assert list(averages) == ["0.08", "0.16"] and not same(averages["0.08"], averages["0.16"])
     assert not same(checkpoints.part(first[0], "model"), averages["0.08"])
     assert same(whole.model.state_dict(), averages["0.16"])  # fit leaves averaged weights behind
@@ -91,7 +92,7 @@ def test_the_log_keeps_loss_rate_and_throughput(tmp_path, caplog):
     line = Line()
     with caplog.at_level(logging.INFO):
         loop.fit(line.model, line.loss, SETTINGS, tmp_path / "line", pictures=16)
-    header, *rows = csv.reader((tmp_path / "line" / loop.LOSSES).open())
+    header, *rows = csv.reader((tmp_path / "line" / state.LOSSES).open())
     assert header == ["step", "loss", "lr", "pictures_per_second"] and [row[0] for row in rows] == ["2", "4", "6"]
     assert all(float(row[3]) > 0 for row in rows) and float(rows[-1][2]) == 0
     said = re.search(r"line: 6 of 6 steps, (\d+) pictures/s", caplog.text)
@@ -107,7 +108,7 @@ def test_the_average_with_the_least_score_is_kept(tmp_path, caplog):
 
     with caplog.at_level(logging.INFO):
         assert loop.fit(line.model, line.loss, SETTINGS, tmp_path, score=score)
-    _, averages = loop.read(tmp_path / loop.CHECKPOINT)
+    _, averages = state.read(tmp_path / state.CHECKPOINT)
     assert len(seen) == 2 and same(seen[0], averages["0.08"]) and same(seen[1], averages["0.16"])
     assert same(line.model.state_dict(), averages["0.08"])
     assert "1.00000 at 0.08, 2.00000 at 0.16; 0.08 is taken" in caplog.text
@@ -130,7 +131,7 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path):
 
     about = {"scene": "disc", "batch": 4, "fixed": {"colour": "red"}, "model": {"channels": (8, 8)}, "start": None}
     assert run(about, minutes=0.0) == (False, [0])
-    checkpoint = tmp_path / loop.CHECKPOINT
+    checkpoint = tmp_path / state.CHECKPOINT
     for recipe, changes, said in (
         (about, {"seed": 1}, "begun with seed 0, not seed 1: give the same options, or delete it"),
         (about | {"batch": 8}, {"lr": 1e-3}, "begun with batch 4 and lr 0.01, not batch 8 and lr 0.001"),
@@ -140,7 +141,7 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             run(recipe, **changes)
-    assert loop.read(checkpoint)[0] == 1
+    assert state.read(checkpoint)[0] == 1
     assert run(about, minutes=0.0, log_every=1, save_minutes=1.0) == (False, [1])  # these change nothing
     assert run(about | {"new": 1}) == (True, [2, 3, 4, 5])  # an option that there was none of
     assert run(about, steps=8) == (True, [6, 7])  # longer
@@ -169,7 +170,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert "disk is full" in caplog.text
     assert same(whole.model.state_dict(), line.model.state_dict())  # to be exported
     monkeypatch.setattr(checkpoints, "write_bytes", real)
-    assert loop.read(tmp_path / "run" / loop.CHECKPOINT)[0] == 5
+    assert state.read(tmp_path / "run" / state.CHECKPOINT)[0] == 5
     assert loop.fit(line.model, line.loss, SETTINGS, tmp_path / "run")
     assert same(whole.model.state_dict(), line.model.state_dict())
 
@@ -193,14 +194,14 @@ def test_a_signal_ends_in_a_checkpoint(tmp_path, number):
 
     before = signal.getsignal(number)
     assert not loop.fit(line.model, loss, SETTINGS, tmp_path)
-    assert loop.read(tmp_path / loop.CHECKPOINT)[0] == 3
+    assert state.read(tmp_path / state.CHECKPOINT)[0] == 3
     assert signal.getsignal(number) == before
 
 
 def test_damaged_and_missing_checkpoints_are_explained(tmp_path):
-    line, path = Line(), tmp_path / loop.CHECKPOINT
+    line, path = Line(), tmp_path / state.CHECKPOINT
     with pytest.raises(FileNotFoundError, match="train first"):
-        loop.read(path)
+        state.read(path)
     loop.fit(line.model, line.loss, SETTINGS, tmp_path)
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")  # where the tensors begin
@@ -221,12 +222,12 @@ def test_damaged_and_missing_checkpoints_are_explained(tmp_path):
     with pytest.raises(ValueError, match=f"^{path} belongs to another architecture"):
         loop.fit(torch.nn.Linear(5, 2), line.loss, SETTINGS, tmp_path)
     with pytest.raises(ValueError, match=f"^{path} was begun with name toy, not name other"):
-        loop.check(path, {"run": {"name": "toy"}}, {"name": "other"})
+        state.check(path, {"run": {"name": "toy"}}, {"name": "other"})
 
 
 @pytest.mark.parametrize("text", ["", "step,loss\n1,2\n", "step,loss,lr,pictures_per_second\n1,2\n", "\0\0", "é"])
 def test_a_damaged_log_is_named(tmp_path, text):
-    line, path = Line(), tmp_path / loop.LOSSES
+    line, path = Line(), tmp_path / state.LOSSES
     loop.fit(line.model, line.loss, replace(SETTINGS, minutes=0.0), tmp_path)
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=f"^{path} is damaged: move it away"):
@@ -239,22 +240,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     line = Line()
     with pytest.raises(FloatingPointError, match="lower --lr"):
         loop.fit(line.model, lambda step, g: line.loss(step, g) * float("nan"), SETTINGS, tmp_path)
-    assert not (tmp_path / loop.CHECKPOINT).exists()
+    assert not (tmp_path / state.CHECKPOINT).exists()
 
 
 def test_the_rate_warms_up_and_decays_to_zero():
-    settings = loop.Settings(steps=100, lr=1.0, warmup=10)
-    rates = [loop.rate(step, settings) for step in range(101)]
+    settings = state.Settings(steps=100, lr=1.0, warmup=10)
+    rates = [state.rate(step, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == max(rates[9:12]) > 0.9
     assert rates[20] > rates[50] > rates[99] > rates[100] == pytest.approx(0)
-    assert loop.rate(100, replace(settings, final_lr=0.1)) == pytest.approx(0.1)
+    assert state.rate(100, replace(settings, final_lr=0.1)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("width", [0.03, 0.08, 0.16])
 def test_an_average_is_as_wide_as_it_says(width):
     steps, weights = 2000, []
     for step in range(steps):
-        decay = loop.averaging(step, width)
+        decay = state.averaging(step, width)
         weights = [*weights, 1 - decay] if step == 0 else [*(decay * np.array(weights)), 1 - decay]
     weights, when = np.array(weights), (np.arange(steps) + 1) / steps
     assert weights.sum() == pytest.approx(1)
@@ -317,7 +318,7 @@ def test_known_words_are_single_tokens(tmp_path):
         assert loaded.tokenize(word) == [word + "</w>"]
     ids = loaded("a woman, zebra é").input_ids
     assert ids[0] == loaded.bos_token_id and ids[-1] == loaded.eos_token_id and loaded.eos_token_id not in ids[:-1]
-    assert jobs.token_ids(loaded, [" ".join(words)]).shape == (1, models.TOKENS)
+    assert training_clip.token_ids(loaded, [" ".join(words)]).shape == (1, models.TOKENS)
 
 
 def test_captions_fit_into_the_prompt():
@@ -336,8 +337,8 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(renderings, "CHUNK", 16)
 
     def build(name, seed=0, **changes):
-        recipe = replace(train.RECIPES[name], bfloat16=False, seed=seed, **{**TINY, **changes})
-        return train.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
+        recipe = replace(recipes.RECIPES[name], bfloat16=False, seed=seed, **{**TINY, **changes})
+        return recipes.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
 
     return build
 
@@ -348,9 +349,9 @@ def test_untrained_weights_depend_on_the_seed_alone(make, name):
     found = []
     for before, seed in ((1, 5), (2, 5), (3, 6)):
         torch.manual_seed(before)
-        state = torch.get_rng_state()
+        before_it = torch.get_rng_state()
         found.append(make(name, seed=seed, model=small).model.state_dict())
-        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.get_rng_state(), before_it)
     assert same(found[0], found[1]) and not same(found[0], found[2])
 
 
@@ -462,7 +463,7 @@ def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero
 
     def blocks(n, **fixed):
         values = PORTRAITS.sample(n, torch.Generator().manual_seed(0), **fixed)
-        return dict(zip(names, jobs.factor_vectors(PORTRAITS, values).split(widths, 1), strict=True))
+        return dict(zip(names, training_clip.factor_vectors(PORTRAITS, values).split(widths, 1), strict=True))
 
     old, young = blocks(20000, style="photo", age="old"), blocks(10, style="photo", age="young")
     for name in ("gender", "beard", "hair_colour", "glasses", "yaw", "skin", "wrinkles"):
@@ -508,7 +509,10 @@ def test_a_reader_from_nothing_to_its_folder(make, tmp_path):
 
 
 def test_the_second_reader_shares_nothing_with_the_first(make):
-    first, second = make("reader-portraits"), make("reader-portraits-2", seed=train.RECIPES["reader-portraits-2"].seed)
+    first, second = (
+        make("reader-portraits"),
+        make("reader-portraits-2", seed=recipes.RECIPES["reader-portraits-2"].seed),
+    )
     assert second.ships.name == "portraits-2" and first.ships.name == "portraits"
     for other in ("seed", "renderings", "model"):
         assert getattr(first.recipe, other) != getattr(second.recipe, other)
@@ -551,7 +555,7 @@ def test_held_out_renderings_choose_the_average(make, monkeypatch):
     seen = []
     monkeypatch.setattr(work, "score", lambda: seen.append(1) or float(-len(seen)))
     train.train(work, settings(work))
-    _, averages = loop.read(work.home / loop.CHECKPOINT)
+    _, averages = state.read(work.home / state.CHECKPOINT)
     assert len(seen) == len(averages) == 3
     assert torch.equal(work.model.conv_in.weight, averages["0.16"]["conv_in.weight"])  # scored last
 
@@ -627,7 +631,7 @@ def toy(tmp_path, monkeypatch):
         return train.main([name, "--runs", str(runs), "--weights", str(weights), *options])
 
     def homes():
-        return sorted((file.parent for file in runs.glob(f"toy-*/{loop.CHECKPOINT}")), key=os.path.getctime)
+        return sorted((file.parent for file in runs.glob(f"toy-*/{state.CHECKPOINT}")), key=os.path.getctime)
 
     return SimpleNamespace(run=run, homes=homes, folder=tmp_path, runs=runs, weights=weights)
 
@@ -651,7 +655,7 @@ def test_steps_and_minutes_do_not_begin_another_run(toy, caplog):
         assert toy.run("--minutes", "0") == 3
         assert toy.run("--steps", "5") == 0 and toy.run("--steps", "5") == 0
     (home,) = toy.homes()
-    assert loop.read(home / loop.CHECKPOINT)[0] == 5
+    assert state.read(home / state.CHECKPOINT)[0] == 5
     for said in (f"begins in {home}", f"goes on in {home}", f"done before, in {home}"):
         assert f"toy: {said}" in caplog.text
 
@@ -688,7 +692,7 @@ def test_only_the_parameters_named_are_trained(toy):
     for bad, said in (("(", "is no regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
         with pytest.raises(SystemExit, match=f"toy: .*{said}"):
             toy.run("--only", bad)
-    began = train.job("toy", RECIPE, toy.folder, toy.folder).model.state_dict()
+    began = recipes.job("toy", RECIPE, toy.folder, toy.folder).model.state_dict()
     assert toy.run("--only", "bias$") == 0
     ended = load_file(toy.homes()[-1] / "weights" / "w")
     assert torch.equal(ended["weight"], began["weight"]) and not torch.equal(ended["bias"], began["bias"])
@@ -709,7 +713,7 @@ def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch,
     monkeypatch.setattr(Toy, "refusal", None)
     assert toy.run("--export") == 0
     (home,) = toy.homes()
-    step, averages = loop.read(home / loop.CHECKPOINT)
+    step, averages = state.read(home / state.CHECKPOINT)
     exported = load_file(home / "weights" / "w")
     assert step == 3 and any(same(exported, average) for average in averages.values())
 
@@ -759,7 +763,7 @@ def test_two_processes_train_one_model(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert same(first, second)
-    step, averages = loop.read(tmp_path / "line" / loop.CHECKPOINT)
+    step, averages = state.read(tmp_path / "line" / state.CHECKPOINT)
     assert step == 6 and same(first, averages["0.16"])
     # the gradient of both halves of a batch is that of the batch
     line = torch.nn.Linear(3, 1)
@@ -777,7 +781,7 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import save_file
-from lsvd.testbed.training import loop
+from lsvd.testbed.training import loop, state
 from lsvd.testbed.training.processes import Processes
 
 processes, folder = Processes("cpu"), Path(sys.argv[1])
@@ -797,7 +801,7 @@ def loss(step, g):
     x = torch.randn(8, 3, generator=g)
     return (model(x) - x.sum(-1, keepdim=True)).square().mean()
 
-settings = loop.Settings(6, 1e-2, warmup=2, averages=(0.08, 0.16), progress=False)
+settings = state.Settings(6, 1e-2, warmup=2, averages=(0.08, 0.16), progress=False)
 assert not loop.fit(model, loss, dataclasses.replace(settings, minutes=0.0), folder / "line", processes=processes)
 assert loop.fit(model, loss, settings, folder / "line", processes=processes)
 save_file(model.state_dict(), folder / f"{processes.rank}.safetensors")

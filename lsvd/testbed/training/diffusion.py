@@ -24,7 +24,8 @@ from lsvd.storage.files import replace_folder
 from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.training import models
-from lsvd.testbed.training.jobs import Job, forget_origin, half, newest, remedy, save_transformer, token_ids
+from lsvd.testbed.training.clip import token_ids
+from lsvd.testbed.training.jobs import Job, forget_origin, half, newest, remedy, save_transformer
 
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""

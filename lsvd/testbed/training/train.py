@@ -22,57 +22,13 @@ from safetensors import SafetensorError
 
 from lsvd.paths import WEIGHTS
 from lsvd.storage.files import WriteError, check_writable
-from lsvd.testbed.scenes import SCENES
 from lsvd.testbed.training import checkpoints, loop
-from lsvd.testbed.training.diffusion import PixelDenoiser, TextDenoiser
-from lsvd.testbed.training.jobs import Autoencoder, ClipCaptions, ClipPictures, Job, ReaderJob, Recipe
+from lsvd.testbed.training.jobs import Job
 from lsvd.testbed.training.processes import Processes
+from lsvd.testbed.training.recipes import RECIPES, job
+from lsvd.testbed.training.state import CHECKPOINT, Settings, check, choose, identity, read
 
-PHOTO = {"style": "photo"}
-# In the order in which they need each other.
-RECIPES = {
-    "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
-    "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
-    "reader-portraits-2": Recipe(  # a second opinion: other pictures, another seed, another architecture
-        ReaderJob,
-        "portraits",
-        24576,
-        128,
-        steps=2200,
-        batch=64,
-        lr=2e-3,
-        model={"widths": (24, 64, 80, 160), "features": 96},
-        renderings=6,
-        seed=1,
-    ),
-    "mini-clip-captions": Recipe(ClipCaptions, "portraits", 24576, 128, steps=3000, batch=64, lr=1e-3),
-    "mini-clip": Recipe(
-        ClipPictures, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4, start="mini-clip-captions"
-    ),
-    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 16384, 64, steps=30000, batch=8, lr=1e-3),
-    "mini-portraits": Recipe(
-        PixelDenoiser, "portraits", 16384, 64, steps=30000, batch=8, lr=1e-3, fixed=PHOTO, start="mini-cats"
-    ),
-    "mini-churches": Recipe(
-        PixelDenoiser, "churches", 16384, 64, steps=30000, batch=8, lr=1e-3, start="mini-cats", clip=2.0
-    ),
-    "reader-cats": Recipe(ReaderJob, "cats", 16384, 64, steps=1500, batch=64, lr=2e-3),
-    "reader-churches": Recipe(ReaderJob, "churches", 16384, 64, steps=1500, batch=64, lr=2e-3),
-}
 log = logging.getLogger(__name__)
-
-
-def job(
-    name: str,
-    recipe: Recipe,
-    runs: Path,
-    weights: Path = WEIGHTS,
-    device: str = "cpu",
-    processes: Processes | None = None,
-) -> Job:
-    """The job of a recipe, untrained."""
-    return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device, processes)
 
 
 def begin(work: Job) -> None:
@@ -90,12 +46,12 @@ def begin(work: Job) -> None:
         raise ValueError(f"cannot begin with the weights of {name} ({_first_line(error)})") from error
 
 
-def train(work: Job, settings: loop.Settings | None = None) -> bool:
+def train(work: Job, settings: Settings | None = None) -> bool:
     """Train until all steps are done, and export; or until stopped. True if done."""
     settings, processes = settings or work.settings(), work.processes
     if processes.first:
         check_writable(work.folder)
-    if not (work.home / loop.CHECKPOINT).exists():
+    if not (work.home / CHECKPOINT).exists():
         begin(work)
         processes.wait()  # until all have looked for the checkpoint
     work.freeze()
@@ -139,22 +95,22 @@ def _explained(act: Callable[[], None], folder: Path, kept: str) -> None:
 
 def export(work: Job) -> None:
     """Write the best averaged weights of the run's checkpoint, however far it is."""
-    path = work.home / loop.CHECKPOINT
-    _, averages = loop.read(path)
+    path = work.home / CHECKPOINT
+    _, averages = read(path)
     try:
-        loop.choose(work.model, averages, work.score, work.name)
+        choose(work.model, averages, work.score, work.name)
     except RuntimeError as error:
         raise ValueError(f"{path} belongs to another architecture: {checkpoints.REMEDY}") from error
     write(work)
 
 
-def finished(work: Job, settings: loop.Settings | None = None) -> bool:
+def finished(work: Job, settings: Settings | None = None) -> bool:
     """Are all steps done and the weights written? Raises ValueError if the checkpoint is another run's."""
-    path, settings = work.home / loop.CHECKPOINT, settings or work.settings()
+    path, settings = work.home / CHECKPOINT, settings or work.settings()
     if not path.exists() or not work.folder.exists():
         return False
     _, about = checkpoints.load(path)
-    loop.check(path, about, loop.identity(settings, work.describe()))
+    check(path, about, identity(settings, work.describe()))
     return about["step"] >= settings.steps
 
 
@@ -219,7 +175,7 @@ def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
     elif finished(work, settings):
         log.info("%s: done before, in %s", name, work.folder)
     else:
-        known = (work.home / loop.CHECKPOINT).exists()
+        known = (work.home / CHECKPOINT).exists()
         log.info("%s: %s in %s", name, "goes on" if known else "begins", work.home)
         if not train(work, settings):
             return False

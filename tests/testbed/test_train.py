@@ -439,23 +439,25 @@ def test_mini_sd_takes_what_was_trained_last_before_what_ships(make, tmp_path):
         vae.save_pretrained(coder)
         return work.model.text_model.embeddings.token_embedding.weight.half().float(), vae.encoder.conv_in.weight
 
-    work, keys = make("mini-sd", model={"channels": (16, 32, 32)}), []
+    works, runs, weights = [], tmp_path / "runs", tmp_path / "weights"
     for seed, towers, vae in (
-        (0, work.weights / "mini-clip", work.weights / "mini-sd" / "vae"),
-        (1, work.runs / "mini-clip-captions-0123abcd" / "weights", work.runs / "autoencoder-0123abcd" / "weights"),
-        (2, work.runs / "mini-clip-captions-00000000" / "weights", work.runs / "autoencoder-00000000" / "weights"),
+        (0, weights / "mini-clip", weights / "mini-sd" / "vae"),
+        (1, runs / "mini-clip-captions-0123abcd" / "weights", runs / "autoencoder-0123abcd" / "weights"),
+        (2, runs / "mini-clip-captions-00000000" / "weights", runs / "autoencoder-00000000" / "weights"),
     ):
         words, pixels = pairs(seed, towers, vae)
-        coder, text, tokens = work.parts()
+        works.append(make("mini-sd", model={"channels": (16, 32, 32)}))
+        coder, text, tokens = works[-1].parts()
         assert torch.equal(coder.encoder.conv_in.weight, pixels)
         assert torch.equal(text.embeddings.token_embedding.weight, words)
         assert tokens.tokenize("a woman") == ["a</w>", "woman</w>"]
-        keys.append(work.key)
-    assert len(set(keys)) == 3  # with other parts it is another run
-    weights = towers / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    # with other parts it is another run; one that has begun keeps its own
+    assert len({work.key for work in works}) == 3
+    file = towers / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="model.safetensors is truncated .*: train it first, .* mini-clip-captions"):
-        work.parts()
+        works[-1].parts()
+    works[0].parts()
 
 
 def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero():
@@ -684,8 +686,17 @@ def test_training_can_begin_with_what_ships(toy):
         toy.run("--from-shipped")
     toy.run("--publish")
     began = load_file(toy.weights / "toy" / "w")
-    assert toy.run("--from-shipped", "--lr", "0") == 0
+    assert toy.run("--from-shipped", "--lr", "1e-30") == 0
     assert same(load_file(toy.homes()[-1] / "weights" / "w"), began) and len(toy.homes()) == 2
+
+
+@pytest.mark.parametrize("option", ["--steps", "--batch", "--pictures", "--lr"])
+def test_numbers_are_positive(toy, option, capsys):
+    for value in ("0", "-1", "many", "inf"):
+        with pytest.raises(SystemExit) as exit_code:
+            toy.run(option, value)
+        assert exit_code.value.code == 2
+        assert f"argument {option}: invalid positive number value: '{value}'" in capsys.readouterr().err
 
 
 def test_only_the_parameters_named_are_trained(toy):

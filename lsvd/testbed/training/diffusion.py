@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,14 @@ class TextDenoiser(Job):
         self.schedule = models.text_schedule()
         return models.denoiser(**self.recipe.model)
 
+    @cached_property
     def folders(self) -> tuple[Path, Path]:
-        """Where the autoencoder and mini-clip lie."""
+        """Where the autoencoder and mini-clip lie: the same throughout the run, whatever is trained meanwhile."""
         vae = newest(self.runs, "autoencoder", self.weights / "mini-sd" / "vae")
         return vae, newest(self.runs, "mini-clip-captions", self.weights / "mini-clip")
 
     def describe(self) -> dict[str, Any]:
-        vae, clip = self.folders()
+        vae, clip = self.folders
         files = {
             "autoencoder": vae / "diffusion_pytorch_model.safetensors",
             "mini-clip-captions": clip / "model.safetensors",
@@ -124,7 +126,7 @@ class TextDenoiser(Job):
 
         Raises FileNotFoundError if one is missing, ValueError if one is damaged.
         """
-        vae, clip = self.folders()
+        vae, clip = self.folders
         autoencoder = read_model(AutoencoderKL, vae, remedy("autoencoder"))
         towers = read_model(CLIPModel, clip, remedy("mini-clip-captions"))
         tokens = read_tokenizer(clip, remedy("mini-clip-captions"), towers.config.text_config)
@@ -135,7 +137,7 @@ class TextDenoiser(Job):
         super().prepare(seed, n)
         vae, text, self.tokens = self.parts()
         vae, self.text = vae.to(self.device).eval(), text.to(self.device).requires_grad_(False)
-        weights = (self.folders()[0] / "diffusion_pytorch_model.safetensors").read_bytes()
+        weights = (self.folders[0] / "diffusion_pytorch_model.safetensors").read_bytes()
         key = hashlib.sha256(weights + self.data.key.encode()).hexdigest()[:8]
 
         def encode(number: int):

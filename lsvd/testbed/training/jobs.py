@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class Job:
         about = json.dumps(identity(self.settings(), self.describe()), sort_keys=True)
         return hashlib.sha256(about.encode()).hexdigest()[:8]
 
-    @property
+    @cached_property
     def home(self) -> Path:
         """The run's folder, with its checkpoint, its losses and what export writes."""
         return self.runs / f"{self.name}-{self.key}"

@@ -13,6 +13,7 @@ cuda` on two GPUs, `torchrun --nproc-per-node 2 -m lsvd.testbed.training.train N
 
 import argparse
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,15 +127,29 @@ def check_device(device: str) -> None:
         raise ValueError(f"there is no device {device!r} here: name one that torch has, such as cpu") from error
 
 
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An argument's type: a finite number above zero."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    number.__name__ = "positive number"
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 if all that was asked for is done, 3 if it was stopped before."""
     parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.training.train", description=__doc__)
     parser.add_argument("name", choices=[*RECIPES, "all"])
-    parser.add_argument("--steps", type=int, help="length of the whole run; the learning rate decays to zero over it")
+    count = _positive(int)
+    parser.add_argument("--steps", type=count, help="length of the whole run; the learning rate decays to zero over it")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, to go on another time")
-    parser.add_argument("--batch", type=int, help="pictures of a step, in all processes together")
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--pictures", type=int, help="how many renderings to learn from")
+    parser.add_argument("--batch", type=count, help="pictures of a step, in all processes together")
+    parser.add_argument("--lr", type=_positive(float))
+    parser.add_argument("--pictures", type=count, help="how many renderings to learn from")
     parser.add_argument("--seed", type=int, help="of the untrained weights and of all draws")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where all that is written goes (runs)")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights that ship lie")

@@ -13,7 +13,7 @@ from lsvd.testbed.training.readers import ReaderJob
 
 PHOTO = {"style": "photo"}
 RECIPES = {
-    "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
+    "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=12000, batch=4, lr=1e-3),
     "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
     "reader-portraits-2": Recipe(  # a second opinion: other pictures, another seed, another architecture
         ReaderJob,
@@ -31,7 +31,7 @@ RECIPES = {
     "mini-clip": Recipe(
         ClipPictures, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4, start="mini-clip-captions"
     ),
-    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
+    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=32, lr=1e-3),
     "mini-cats": Recipe(PixelDenoiser, "cats", 16384, 64, steps=30000, batch=8, lr=1e-3),
     "mini-portraits": Recipe(
         PixelDenoiser, "portraits", 16384, 64, steps=30000, batch=8, lr=1e-3, fixed=PHOTO, start="mini-cats"

@@ -164,6 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_device(options.device)
         processes = Processes(options.device)
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
     except ValueError as error:
         raise SystemExit(str(error)) from error
     for name in names:

@@ -30,8 +30,8 @@ class Settings:
     """A request: everything that determines a trajectory, given start codes aside. One prompt and seed per picture.
 
     config: the scheduler's configuration, as lsvd.backbones.configs.scheduler_text has it. model: a digest of what the
-    model computes with, by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the pipeline
-    is called with, by name, with an entry for each picture where it is a prompt's.
+    model computes with, by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the
+    pipeline is called with, by name, with an entry for each picture where it is a prompt's.
     """
 
     backbone: str

@@ -6,6 +6,8 @@ import inspect
 import io
 import logging
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from lsvd.testbed.scenes import sdf
 from lsvd.testbed.scenes.scene import Scene, Values
 
 CHUNK = 1024
+AGAIN = "and it is computed again"
+REMEDY = f"delete it, {AGAIN}"
 log = logging.getLogger(__name__)
 
 
@@ -49,10 +53,13 @@ def _undocumented(tree: ast.Module) -> ast.Module:
 
 
 class Chunks:
-    """Rows kept in files 00000.npy, 00001.npy, ..., memory-mapped; index by a tensor of row numbers."""
+    """Rows kept in files 00000.npy, 00001.npy, ..., memory-mapped; index by a tensor of row numbers.
 
-    def __init__(self, files: Iterable[Path], chunk: int, n: int):
-        self.parts = [np.load(file, mmap_mode="r") for file in files]
+    `shape` is that of a row, checked if it is given. Raises ValueError, with the file's name, if one is damaged.
+    """
+
+    def __init__(self, files: Iterable[Path], chunk: int, n: int, shape: tuple[int, ...] | None = None):
+        self.parts = [_rows(file, min(chunk, n - i * chunk), shape) for i, file in enumerate(files)]
         self.chunk, self.n = chunk, n
 
     def __len__(self) -> int:
@@ -64,11 +71,38 @@ class Chunks:
         return torch.from_numpy(np.stack([self.parts[part][row] for part, row in where]))
 
 
+def _rows(file: Path, least: int, shape: tuple[int, ...] | None) -> np.ndarray:
+    """The memory-mapped rows of one file, at least so many."""
+    try:
+        rows = np.load(file, mmap_mode="r")
+    except PermissionError as error:
+        raise PermissionError(f"{file} cannot be read: permission denied") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{file} is truncated or damaged: {REMEDY}") from error
+    if rows.ndim == 0 or len(rows) < least or (shape is not None and rows.shape[1:] != shape):
+        raise ValueError(f"{file} holds an array of shape {rows.shape}, which is not what was written: {REMEDY}")
+    return rows
+
+
+def _factors(file: Path, scene: Scene, rows: int) -> dict[str, np.ndarray]:
+    """The factors of one chunk of pictures, each of shape (rows,)."""
+    try:
+        with np.load(file) as stored:
+            values = {f.name: stored[f.name] for f in scene.factors}
+    except PermissionError as error:
+        raise PermissionError(f"{file} cannot be read: permission denied") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{file} is missing, truncated or damaged: delete the .npy beside it too, {AGAIN}") from error
+    if any(value.shape != (rows,) for value in values.values()):
+        raise ValueError(f"{file} does not belong to the pictures beside it: delete both, {AGAIN}")
+    return values
+
+
 class Pictures(Chunks):
     """Pictures on disk and their factors: `pictures[index]` gives (b, 3, size, size), float32 in [0, 1]."""
 
-    def __init__(self, files: Iterable[Path], chunk: int, n: int, values: Values, key: str):
-        super().__init__(files, chunk, n)
+    def __init__(self, files: Iterable[Path], chunk: int, n: int, shape: tuple[int, ...], values: Values, key: str):
+        super().__init__(files, chunk, n, shape)
         self.values, self.key = values, key
 
     def __getitem__(self, index: Tensor) -> Tensor:
@@ -88,12 +122,14 @@ def pictures(
     fixed: Mapping[str, str | float] | None = None,
     *,
     chunk: int | None = None,
+    device: str = "cpu",
     progress: bool = False,
 ) -> Pictures:
     """n pictures of a scene at `size` pixels a side, rendered into `folder` unless they are there already.
 
     Held-out pictures are those of another seed. `fixed` pins factors, as in Scene.sample. Stopped half-way, it goes on
-    with the first chunk that is missing. progress: a bar over the chunks that are.
+    with the first chunk that is missing. device: where pictures are drawn. progress: a bar over the missing chunks.
+    Raises ValueError, with the file's name, if one is damaged.
     """
     fixed, chunk = dict(fixed or {}), chunk or CHUNK
     pins = "".join(f"-{name}-{value}" for name, value in sorted(fixed.items()))
@@ -102,16 +138,17 @@ def pictures(
 
     def draw(number: int) -> np.ndarray:
         values = scene.sample(chunk, generator(seed, number), **fixed)
-        drawn = (scene.render(values, size, batch=8) * 255).round().to(torch.uint8).numpy()
+        batch = 8 if torch.device(device).type == "cpu" else 128  # what fits into a processor's cache, or fills a GPU
+        drawn = (scene.render(values, size, device=device, batch=batch) * 255).round().to(torch.uint8).cpu().numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **{name: value.numpy() for name, value in values.items()})
         write_bytes(home / f"{number:05d}.npz", buffer.getvalue())
         return drawn
 
     files = fill(home, -(-n // chunk), draw, f"drawing {key}", beside=(".npz",), progress=progress)
-    loaded = [np.load(file.with_suffix(".npz")) for file in files]
+    loaded = [_factors(file.with_suffix(".npz"), scene, chunk) for file in files]
     values = {f.name: torch.from_numpy(np.concatenate([v[f.name] for v in loaded]))[:n] for f in scene.factors}
-    return Pictures(files, chunk, n, values, key)
+    return Pictures(files, chunk, n, (3, size, size), values, key)
 
 
 def fill(

@@ -20,7 +20,7 @@ from lsvd.statistics import fidelity
 from lsvd.testbed import evaluate, reader, renderings
 from lsvd.testbed.scenes import SCENES, captions
 from lsvd.testbed.scenes.portraits import PORTRAITS
-from lsvd.testbed.training import models, train
+from lsvd.testbed.training import models, recipes
 
 # diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -59,7 +59,7 @@ def test_plain_diffusers_draws_the_same_picture(mini_sd):
 def test_plain_diffusers_loads_the_pixel_models(name):
     pipe = DDPMPipeline.from_pretrained(paths.WEIGHTS / name, torch_dtype=torch.float32)
     assert pipe.unet.config.sample_size == 64 and pipe.scheduler.config.prediction_type == "epsilon"
-    made = models.pixel_schedule(train.RECIPES[name].clip)
+    made = models.pixel_schedule(recipes.RECIPES[name].clip)
     assert config_text(pipe.scheduler.config) == config_text(made.config)
     walk = trajectory.run(backbones.load(name), seeds=(0, 1), steps=3)
     assert walk.final.shape == (2, 3, 64, 64) and torch.isfinite(walk.final).all()

@@ -56,7 +56,10 @@ class DeviceTensor(Tensor):
         return format(self.raw, spec)
 
     def __deepcopy__(self, memo):
-        return memo.setdefault(id(self), type(self)(self.raw.detach().clone()).requires_grad_(self.requires_grad))
+        other = type(self)(self.raw.detach().clone()).requires_grad_(self.requires_grad)
+        if isinstance(self, torch.nn.Parameter):
+            other = torch.nn.Parameter(other, self.requires_grad)
+        return memo.setdefault(id(self), other)
 
     def numpy(self, **_):
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first")

@@ -180,6 +180,37 @@ def test_captions_of_the_same_picture_differ_and_are_repeatable():
     )
 
 
+@pytest.mark.parametrize("text", ["", "a person", "an old person"])
+def test_what_short_balanced_captions_leave_out_has_the_shares_of_the_renderings(text):
+    values = PORTRAITS.sample(60_000, renderings.generator(13))
+    texts = captions.balanced(values, renderings.generator(14))
+    mask = torch.tensor([own == text for own in texts])
+    assert (values["style"][mask] == PORTRAITS.index("style", "photo")).all()
+    for f in PORTRAITS.factors:
+        if f.levels and f.name != "style" and not (f.name == "age" and "old" in text):
+            p = torch.tensor(f.p or (1.0,) * len(f.levels))
+            for share, count in zip(p / p.sum(), values[f.name][mask].bincount(minlength=len(p)), strict=True):
+                # those "with freckles" that a caption of two factors names count as said, hence 3 points
+                slack = 0.03 * int(mask.sum()) if text == "an old person" else 0
+                low, high = bounds(int(mask.sum()), float(share))
+                assert low - slack <= count <= high + slack, (f.name, count / mask.sum())
+
+
+def test_balanced_captions_are_captions(drawn):
+    values, _, _ = drawn
+    texts = captions.balanced(values, renderings.generator(15))
+    assert (
+        texts
+        == captions.balanced(values, renderings.generator(15))
+        != captions.balanced(values, renderings.generator(16))
+    )
+    for i, text in enumerate(texts):
+        assert text == "" or read(text).items() <= shown(values, i).items(), text
+    bare = sum(text == "a person" for text in texts) / (values["style"] == 0).sum()
+    low, high = (x / N for x in bounds(N, captions.SHORT / 3 * (1 - captions.EMPTY)))
+    assert low - 0.01 < bare < high + 0.04  # and those of one or two factors that have no word
+
+
 def test_prompts_ask_for_what_they_say():
     texts, asked = captions.prompts(2000, renderings.generator(5))
     for i, text in enumerate(texts):

@@ -16,7 +16,7 @@ from lsvd.testbed.reader import Reader
 from lsvd.testbed.scenes import SCENES
 from lsvd.testbed.scenes.portraits import PORTRAITS
 from lsvd.testbed.scenes.scene import Factor, Scene
-from lsvd.testbed.training import jobs, models, train
+from lsvd.testbed.training import jobs, models, recipes
 
 
 def draw(values, size):
@@ -170,11 +170,11 @@ def test_the_sheet_shows_every_picture_in_reading_order():
 def test_held_out_means_held_out_and_models_are_compared_with_what_they_learned():
     assert evaluate.HELD_OUT != jobs.TRAINING_SEED
     for name, (scene, fixed) in evaluate.GENERATORS.items():
-        recipe = train.RECIPES[name]
+        recipe = recipes.RECIPES[name]
         assert recipe.scene == scene in SCENES
         if name != "mini-sd":  # whose prompts ask for photos
             assert dict(recipe.fixed) == fixed
-    assert set(evaluate.READERS) <= set(train.RECIPES)
+    assert set(evaluate.READERS) <= set(recipes.RECIPES)
 
 
 def test_the_command_line_refuses_in_one_sentence(monkeypatch, tmp_path, capsys):
@@ -217,8 +217,10 @@ def tiny(tmp_path, monkeypatch):
     sd.save_pretrained(tmp_path / "weights" / "mini-sd")
     pixels = DDPMPipeline(unet=models.pixel_denoiser((16, 32, 32), size=32), scheduler=models.pixel_schedule())
     pixels.save_pretrained(tmp_path / "weights" / "mini-cats")
-    recipe = dataclasses.replace(train.RECIPES["mini-clip"], model={"layers": 1})
-    train.job("mini-clip", recipe, tmp_path / "runs", tmp_path / "weights").export()
+    recipe = dataclasses.replace(recipes.RECIPES["mini-clip"], model={"layers": 1})
+    work = recipes.job("mini-clip", recipe, tmp_path / "runs", tmp_path / "weights")
+    work.export()
+    work.publish()
     for name in ("portraits", "cats"):
         Reader(SCENES[name], 32, (8, 8, 8, 8), features=4).save(tmp_path / "readers" / name)
     monkeypatch.setattr(evaluate.readers, "FOLDER", tmp_path / "readers")

@@ -1,10 +1,17 @@
 """Training at toy size: going on exactly, damaged files, the picture cache, and the exported folders."""
 
 import ast
+import csv
+import itertools
 import logging
+import math
 import os
+import re
 import shutil
 import signal
+import stat
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,6 +21,8 @@ import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as save_tensors
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from lsvd.backbones import clip
@@ -22,9 +31,11 @@ from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.scenes.portraits import PORTRAITS
 from lsvd.testbed.scenes.scene import Factor, Scene, twins
-from lsvd.testbed.training import jobs, loop, models, train
+from lsvd.testbed.training import checkpoints, jobs, loop, models, precision, recipes, state, train
+from lsvd.testbed.training import clip as training_clip
+from lsvd.testbed.training.processes import Processes
 
-SETTINGS = loop.Settings(steps=6, lr=1e-2, warmup=2, log_every=2, progress=False)
+SETTINGS = state.Settings(steps=6, lr=1e-2, warmup=2, averages=(0.08, 0.16), log_every=2, progress=False)
 
 
 def disc(values, size):
@@ -69,11 +80,41 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     again = Line()
     assert loop.fit(again.model, again.loss, SETTINGS, tmp_path / "halves")
     assert again.steps == [1, 2, 3, 4, 5]
-    first, second = (loop.read(tmp_path / name / "checkpoint.pt") for name in ("whole", "halves"))
-    assert same(first["model"], second["model"]) and same(first["ema"], second["ema"])
-    assert not same(first["model"], first["ema"])
-    assert same(whole.model.state_dict(), first["ema"])  # fit leaves the averaged weights behind
-    assert len((tmp_path / "whole" / "loss.csv").read_text().splitlines()) == 1 + 3
+    first, second = (checkpoints.load(tmp_path / name / state.CHECKPOINT) for name in ("whole", "halves"))
+    assert same(first[0], second[0]) and first[1] == second[1] and first[1]["step"] == 6
+    _, averages = state.read(tmp_path / "whole" / state.CHECKPOINT)
+    assert list(averages) == ["0.08", "0.16"] and not same(averages["0.08"], averages["0.16"])
+    assert not same(checkpoints.part(first[0], "model"), averages["0.08"])
+    assert same(whole.model.state_dict(), averages["0.16"])  # fit leaves averaged weights behind
+
+
+def test_the_log_keeps_loss_rate_and_throughput(tmp_path, caplog):
+    line = Line()
+    with caplog.at_level(logging.INFO):
+        loop.fit(line.model, line.loss, SETTINGS, tmp_path / "line", pictures=16)
+    header, *rows = csv.reader((tmp_path / "line" / state.LOSSES).open())
+    assert header == ["step", "loss", "lr", "pictures_per_second"] and [row[0] for row in rows] == ["2", "4", "6"]
+    assert all(float(row[3]) > 0 for row in rows) and float(rows[-1][2]) == 0
+    said = re.search(r"line: 6 of 6 steps, (\d+) pictures/s", caplog.text)
+    assert said and int(said[1]) > 0
+
+
+def test_the_average_with_the_least_score_is_kept(tmp_path, caplog):
+    line, seen = Line(), []
+
+    def score():
+        seen.append({name: t.clone() for name, t in line.model.state_dict().items()})
+        return float(len(seen))  # the first is the best
+
+    with caplog.at_level(logging.INFO):
+        assert loop.fit(line.model, line.loss, SETTINGS, tmp_path, score=score)
+    _, averages = state.read(tmp_path / state.CHECKPOINT)
+    assert len(seen) == 2 and same(seen[0], averages["0.08"]) and same(seen[1], averages["0.16"])
+    assert same(line.model.state_dict(), averages["0.08"])
+    assert "1.00000 at 0.08, 2.00000 at 0.16; 0.08 is taken" in caplog.text
+    stopped = Line()
+    loop.fit(stopped.model, stopped.loss, replace(SETTINGS, minutes=0.0), tmp_path / "b", score=score)
+    assert len(seen) == 2  # only what is done is scored
 
 
 def test_another_seed_is_another_run(tmp_path):
@@ -90,32 +131,21 @@ def test_a_run_goes_on_with_its_own_options_only(tmp_path):
 
     about = {"scene": "disc", "batch": 4, "fixed": {"colour": "red"}, "model": {"channels": (8, 8)}, "start": None}
     assert run(about, minutes=0.0) == (False, [0])
+    checkpoint = tmp_path / state.CHECKPOINT
     for recipe, changes, said in (
         (about, {"seed": 1}, "begun with seed 0, not seed 1: give the same options, or delete it"),
-        (about | {"batch": 8}, {"lr": 1e-3}, "begun with lr 0.01 and batch 4, not lr 0.001 and batch 8"),
+        (about | {"batch": 8}, {"lr": 1e-3}, "begun with batch 4 and lr 0.01, not batch 8 and lr 0.001"),
         (about | {"fixed": {}}, {}, "fixed {'colour': 'red'}, not fixed {}"),
-        (about | {"model": {"channels": (8, 9)}}, {}, r"model {'channels': \(8, 8\)}, not"),
-        (about, {"warmup": 3, "ema": 0.9}, "warmup 2 and ema 0.9995, not warmup 3 and ema 0.9"),
+        (about | {"model": {"channels": (8, 9)}}, {}, r"model {'channels': \[8, 8\]}, not"),
+        (about, {"warmup": 3, "clip": 2.0}, "clip 1.0 and warmup 2, not clip 2.0 and warmup 3"),
     ):
         with pytest.raises(ValueError, match=said):
             run(recipe, **changes)
-    assert loop.read(tmp_path / "checkpoint.pt")["step"] == 1
+    assert state.read(checkpoint)[0] == 1
     assert run(about, minutes=0.0, log_every=1, save_minutes=1.0) == (False, [1])  # these change nothing
     assert run(about | {"new": 1}) == (True, [2, 3, 4, 5])  # an option that there was none of
     assert run(about, steps=8) == (True, [6, 7])  # longer
     assert run(about, steps=4) == (True, [])  # shorter than it is
-
-
-def test_a_checkpoint_that_does_not_say_whose_it_is_goes_on(tmp_path):
-    line, path = Line(), tmp_path / "checkpoint.pt"
-    loop.fit(line.model, line.loss, replace(SETTINGS, minutes=0.0), tmp_path)
-    state = loop.read(path)
-    del state["run"]
-    torch.save(state, path)
-    assert loop.fit(line.model, line.loss, replace(SETTINGS, lr=1e-3), tmp_path)
-    assert line.steps == list(range(6))
-    with pytest.raises(ValueError, match="lr 0.001, not lr 0.01"):
-        loop.fit(line.model, line.loss, SETTINGS, tmp_path)
 
 
 def full(path, data):
@@ -125,13 +155,13 @@ def full(path, data):
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, caplog):
     whole, line = Line(), Line()
     loop.fit(whole.model, whole.loss, SETTINGS, tmp_path / "whole")
-    real = loop.write_bytes
-    monkeypatch.setattr(loop, "write_bytes", full)
+    real = checkpoints.write_bytes
+    monkeypatch.setattr(checkpoints, "write_bytes", full)
     with pytest.raises(WriteError, match="full"):  # stopped: what it was asked to keep is not kept
         loop.fit(Line().model, Line().loss, replace(SETTINGS, minutes=0.0), tmp_path / "stopped")
 
     def loss(step, generator):
-        monkeypatch.setattr(loop, "write_bytes", full if step in (1, 5) else real)
+        monkeypatch.setattr(checkpoints, "write_bytes", full if step in (1, 5) else real)
         return line.loss(step, generator)
 
     with caplog.at_level(logging.WARNING):
@@ -139,8 +169,8 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch, c
     assert [r.message.split(" is not")[0] for r in caplog.records] == ["run: step 2", "run: step 6"]
     assert "disk is full" in caplog.text
     assert same(whole.model.state_dict(), line.model.state_dict())  # to be exported
-    monkeypatch.setattr(loop, "write_bytes", real)
-    assert loop.read(tmp_path / "run" / "checkpoint.pt")["step"] == 5
+    monkeypatch.setattr(checkpoints, "write_bytes", real)
+    assert state.read(tmp_path / "run" / state.CHECKPOINT)[0] == 5
     assert loop.fit(line.model, line.loss, SETTINGS, tmp_path / "run")
     assert same(whole.model.state_dict(), line.model.state_dict())
 
@@ -164,37 +194,73 @@ def test_a_signal_ends_in_a_checkpoint(tmp_path, number):
 
     before = signal.getsignal(number)
     assert not loop.fit(line.model, loss, SETTINGS, tmp_path)
-    assert loop.read(tmp_path / "checkpoint.pt")["step"] == 3
+    assert state.read(tmp_path / state.CHECKPOINT)[0] == 3
     assert signal.getsignal(number) == before
 
 
 def test_damaged_and_missing_checkpoints_are_explained(tmp_path):
-    line, path = Line(), tmp_path / "checkpoint.pt"
+    line, path = Line(), tmp_path / state.CHECKPOINT
     with pytest.raises(FileNotFoundError, match="train first"):
-        loop.read(path)
+        state.read(path)
     loop.fit(line.model, line.loss, SETTINGS, tmp_path)
     content = path.read_bytes()
-    for part in (content[: len(content) // 2], content[:10], b"", b"no checkpoint at all"):
+    start = 8 + int.from_bytes(content[:8], "little")  # where the tensors begin
+    flipped = [bytearray(content) for _ in range(3)]
+    for copy, place in zip(flipped, (start, (start + len(content)) // 2, len(content) - 1), strict=True):
+        copy[place] ^= 4
+    zeros = content[:start] + bytes(len(content) - start)
+    told = content.replace(b'\\"step\\": 6', b'\\"step\\": 5')
+    assert told != content
+    for part in (content[: len(content) // 2], content[:10], b"", b"no checkpoint at all", *flipped, zeros, told):
         path.write_bytes(part)
-        with pytest.raises(ValueError, match="truncated or damaged: delete it"):
+        with pytest.raises(ValueError, match=f"^{path} is .*damaged.*: delete it to train from the start$"):
             loop.fit(line.model, line.loss, SETTINGS, tmp_path)
+    path.write_bytes(save_tensors({"weight": torch.zeros(3)}))
+    with pytest.raises(ValueError, match=f"^{path} is not a checkpoint of training: delete it"):
+        loop.fit(line.model, line.loss, SETTINGS, tmp_path)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="another architecture"):
+    with pytest.raises(ValueError, match=f"^{path} belongs to another architecture"):
         loop.fit(torch.nn.Linear(5, 2), line.loss, SETTINGS, tmp_path)
+    with pytest.raises(ValueError, match=f"^{path} was begun with name toy, not name other"):
+        state.check(path, {"run": {"name": "toy"}}, {"name": "other"})
+
+
+@pytest.mark.parametrize("text", ["", "step,loss\n1,2\n", "step,loss,lr,pictures_per_second\n1,2\n", "\0\0", "é"])
+def test_a_damaged_log_is_named(tmp_path, text):
+    line, path = Line(), tmp_path / state.LOSSES
+    loop.fit(line.model, line.loss, replace(SETTINGS, minutes=0.0), tmp_path)
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=f"^{path} is damaged: move it away"):
+        loop.fit(line.model, line.loss, SETTINGS, tmp_path)
+    path.unlink()
+    assert loop.fit(line.model, line.loss, SETTINGS, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     line = Line()
     with pytest.raises(FloatingPointError, match="lower --lr"):
         loop.fit(line.model, lambda step, g: line.loss(step, g) * float("nan"), SETTINGS, tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / state.CHECKPOINT).exists()
 
 
-def test_the_rate_warms_up_and_decays():
-    settings = loop.Settings(steps=100, lr=1.0, warmup=10, final_lr=0.1)
-    rates = [loop.rate(step, settings) for step in range(101)]
+def test_the_rate_warms_up_and_decays_to_zero():
+    settings = state.Settings(steps=100, lr=1.0, warmup=10)
+    rates = [state.rate(step, settings) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == max(rates[9:12]) > 0.9
-    assert rates[100] == pytest.approx(0.1) and rates[20] > rates[50] > rates[99]
+    assert rates[20] > rates[50] > rates[99] > rates[100] == pytest.approx(0)
+    assert state.rate(100, replace(settings, final_lr=0.1)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("width", [0.03, 0.08, 0.16])
+def test_an_average_is_as_wide_as_it_says(width):
+    steps, weights = 2000, []
+    for step in range(steps):
+        decay = state.averaging(step, width)
+        weights = [*weights, 1 - decay] if step == 0 else [*(decay * np.array(weights)), 1 - decay]
+    weights, when = np.array(weights), (np.arange(steps) + 1) / steps
+    assert weights.sum() == pytest.approx(1)
+    mean = (weights * when).sum()
+    assert (weights * (when - mean) ** 2).sum() ** 0.5 == pytest.approx(width, rel=0.02)
 
 
 def test_pictures_are_drawn_once_and_chunks_stand_alone(tmp_path):
@@ -252,7 +318,7 @@ def test_known_words_are_single_tokens(tmp_path):
         assert loaded.tokenize(word) == [word + "</w>"]
     ids = loaded("a woman, zebra é").input_ids
     assert ids[0] == loaded.bos_token_id and ids[-1] == loaded.eos_token_id and loaded.eos_token_id not in ids[:-1]
-    assert jobs.token_ids(loaded, [" ".join(words)]).shape == (1, models.TOKENS)
+    assert training_clip.token_ids(loaded, [" ".join(words)]).shape == (1, models.TOKENS)
 
 
 def test_captions_fit_into_the_prompt():
@@ -271,8 +337,8 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(renderings, "CHUNK", 16)
 
     def build(name, seed=0, **changes):
-        recipe = replace(train.RECIPES[name], bfloat16=False, **{**TINY, **changes})
-        return train.job(name, recipe, tmp_path / "runs", tmp_path / "weights", seed=seed)
+        recipe = replace(recipes.RECIPES[name], bfloat16=False, seed=seed, **{**TINY, **changes})
+        return recipes.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
 
     return build
 
@@ -283,19 +349,26 @@ def test_untrained_weights_depend_on_the_seed_alone(make, name):
     found = []
     for before, seed in ((1, 5), (2, 5), (3, 6)):
         torch.manual_seed(before)
-        state = torch.get_rng_state()
+        before_it = torch.get_rng_state()
         found.append(make(name, seed=seed, model=small).model.state_dict())
-        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.get_rng_state(), before_it)
     assert same(found[0], found[1]) and not same(found[0], found[2])
 
 
-def settings(work):
-    return loop.Settings(work.recipe.steps, work.recipe.lr, progress=False)
+def settings(work, **changes):
+    return work.settings(progress=False, **changes)
+
+
+def published(work):
+    """Train a job to its end and publish it."""
+    assert train.train(work, settings(work))
+    train.publish(work)
+    return work
 
 
 def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
-    with pytest.raises(FileNotFoundError, match="vae is missing: train it first, .* autoencoder"):
-        make("mini-sd").prepare()
+    with pytest.raises(FileNotFoundError, match="safetensors is missing: train it first, .* autoencoder"):
+        make("mini-sd").describe()
     for name, small in (
         ("autoencoder", {"channels": (8, 8, 8)}),
         ("mini-clip-captions", {"layers": 1}),
@@ -303,7 +376,9 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
     ):
         work = make(name, model=small)
         assert train.train(work, settings(work))
-        assert train.finished(work, settings(work)) and not train.finished(work, replace(settings(work), steps=3))
+        assert train.finished(work) and not train.finished(make(name, model=small, steps=3))
+    assert not work.weights.exists()  # until it is published
+    train.publish(work)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "weights" / "mini-sd")
     pipe.set_progress_bar_config(disable=True)
     pictures = pipe("a woman", num_inference_steps=2, guidance_scale=3.0, output_type="pt").images
@@ -323,10 +398,13 @@ def test_the_text_tower_stays_while_the_picture_tower_learns(make, tmp_path):
     small, ships = {"layers": 1}, tmp_path / "weights" / "mini-clip"
     first = make("mini-clip-captions", model=small)
     train.train(first, settings(first))
-    assert not ships.exists()  # half of it is untrained
+    with pytest.raises(
+        ValueError, match="mini-clip-captions ships as a part of mini-clip: train and publish mini-clip"
+    ):
+        train.publish(first)  # half of it is untrained
+    assert not ships.exists()
     text = CLIPModel.from_pretrained(first.folder).state_dict()
-    work = make("mini-clip", model=small)
-    train.train(work, settings(work))
+    published(make("mini-clip", model=small))
     then = CLIPModel.from_pretrained(ships).state_dict()
     assert text.keys() == then.keys()
     changed = {name for name, tensor in text.items() if not torch.equal(tensor, then[name])}
@@ -336,7 +414,7 @@ def test_the_text_tower_stays_while_the_picture_tower_learns(make, tmp_path):
     shutil.rmtree(first.folder)
     assert same(first.latest().state_dict(), then)
     again = make("mini-clip", model=small)
-    train.begin(again, from_shipped=False)
+    train.begin(again)
     assert same(again.model.state_dict(), then)
 
 
@@ -351,29 +429,35 @@ def test_plain_transformers_prepare_pictures_for_mini_clip(make):
     assert clip.load(work.folder).texts("a woman").shape == (1, models.TEXT_WIDTH)
 
 
-def test_mini_sd_takes_what_waits_in_runs_before_what_ships(make, tmp_path):
-    def pairs(name, seed, vae):
-        """A text tower and an autoencoder, written where `name` and `vae` say, and their first weights."""
-        towers = make(name, seed=seed, model={"layers": 1})
-        towers.export()
-        coder = make("autoencoder", seed=seed, model={"channels": (8, 8, 8)}).model
-        coder.save_pretrained(vae)
-        return towers.model.text_model.embeddings.token_embedding.weight.half().float(), coder.encoder.conv_in.weight
+def test_mini_sd_takes_what_was_trained_last_before_what_ships(make, tmp_path):
+    def pairs(seed, towers, coder):
+        """A text tower and an autoencoder, written where `towers` and `coder` say, and their first weights."""
+        work = make("mini-clip", seed=seed, model={"layers": 1})
+        work.export()
+        shutil.copytree(work.folder, towers)
+        vae = make("autoencoder", seed=seed, model={"channels": (8, 8, 8)}).model
+        vae.save_pretrained(coder)
+        return work.model.text_model.embeddings.token_embedding.weight.half().float(), vae.encoder.conv_in.weight
 
-    work = make("mini-sd", model={"channels": (16, 32, 32)})
-    for name, seed, vae in (
-        ("mini-clip", 0, work.weights / "mini-sd" / "vae"),
-        ("mini-clip-captions", 1, work.runs / "autoencoder" / "vae"),
+    works, runs, weights = [], tmp_path / "runs", tmp_path / "weights"
+    for seed, towers, vae in (
+        (0, weights / "mini-clip", weights / "mini-sd" / "vae"),
+        (1, runs / "mini-clip-captions-0123abcd" / "weights", runs / "autoencoder-0123abcd" / "weights"),
+        (2, runs / "mini-clip-captions-00000000" / "weights", runs / "autoencoder-00000000" / "weights"),
     ):
-        words, pixels = pairs(name, seed, vae)
-        coder, text, tokens = work.parts()
+        words, pixels = pairs(seed, towers, vae)
+        works.append(make("mini-sd", model={"channels": (16, 32, 32)}))
+        coder, text, tokens = works[-1].parts()
         assert torch.equal(coder.encoder.conv_in.weight, pixels)
         assert torch.equal(text.embeddings.token_embedding.weight, words)
         assert tokens.tokenize("a woman") == ["a</w>", "woman</w>"]
-    weights = work.runs / "mini-clip-captions" / "clip" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    # with other parts it is another run; one that has begun keeps its own
+    assert len({work.key for work in works}) == 3
+    file = towers / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="model.safetensors is truncated .*: train it first, .* mini-clip-captions"):
-        work.parts()
+        works[-1].parts()
+    works[0].parts()
 
 
 def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero():
@@ -381,7 +465,7 @@ def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero
 
     def blocks(n, **fixed):
         values = PORTRAITS.sample(n, torch.Generator().manual_seed(0), **fixed)
-        return dict(zip(names, jobs.factor_vectors(PORTRAITS, values).split(widths, 1), strict=True))
+        return dict(zip(names, training_clip.factor_vectors(PORTRAITS, values).split(widths, 1), strict=True))
 
     old, young = blocks(20000, style="photo", age="old"), blocks(10, style="photo", age="young")
     for name in ("gender", "beard", "hair_colour", "glasses", "yaw", "skin", "wrinkles"):
@@ -393,44 +477,109 @@ def test_factors_as_vectors_are_centred_of_equal_weight_and_hidden_ones_are_zero
 
 def test_a_pixel_model_from_nothing_to_a_pipeline(make, tmp_path):
     small = {"channels": (16, 16, 32, 32)}
-    work = make("mini-portraits", model=small)
-    with pytest.raises(ValueError, match="cannot begin with .* mini-cats .*mini-cats does not exist: train"):
-        train.train(work, settings(work))
-    cats = make("mini-cats", model=small)
-    train.train(cats, settings(cats))
-    train.train(work, replace(settings(work), lr=1e-9, weight_decay=0.0))
+    with pytest.raises(ValueError, match="cannot begin with .* mini-cats .*unet is missing: train"):
+        train.begin(make("mini-portraits", model=small))
+    cats = published(make("mini-cats", model=small))
+    work = make("mini-portraits", model=small, lr=1e-9)
+    train.train(work, settings(work))
     began = dict(cats.model.named_parameters())
     for name, then in work.model.named_parameters():
         if name != "conv_out.bias":  # calibrated on its own pictures
             # it began with the other's float16 weights
             torch.testing.assert_close(then, began[name], rtol=0, atol=1e-3)
     assert (work.data.values["style"] == PORTRAITS.index("style", "photo")).all()
+    train.publish(work)
     pipe = DDPMPipeline.from_pretrained(tmp_path / "weights" / "mini-portraits")
     pipe.set_progress_bar_config(disable=True)
     assert pipe(num_inference_steps=2, output_type="np").images.shape == (1, 64, 64, 3)
     for mine, stored in zip(work.model.parameters(), pipe.unet.parameters(), strict=True):
         torch.testing.assert_close(stored, mine.detach().half().float(), rtol=0, atol=0)
-    again = make("mini-portraits", model=small, steps=3)
-    assert not train.finished(again, replace(settings(again), lr=1e-9, weight_decay=0.0))
+    again = make("mini-portraits", model=small, steps=3, lr=1e-9)
+    assert again.home == work.home and not train.finished(again)
+    shutil.rmtree(again.folder)
     train.export(again)  # what the checkpoint holds
-    for mine, stored in zip(again.model.parameters(), pipe.unet.parameters(), strict=True):
+    for mine, stored in zip(again.model.parameters(), again.shipped().parameters(), strict=True):
         torch.testing.assert_close(stored, mine.detach().half().float(), rtol=0, atol=0)
-    fresh = make("mini-portraits", model=small)
-    fresh.runs = tmp_path / "elsewhere"
-    fresh.model.load_state_dict(fresh.shipped().state_dict())
 
 
 def test_a_reader_from_nothing_to_its_folder(make, tmp_path):
-    work = make("reader-cats", size=32, model={"size": 32})
-    assert train.train(work, settings(work))
-    assert train.finished(work, settings(work))
+    work = published(make("reader-cats", size=32, model={"size": 32}))
+    assert train.finished(work) and (tmp_path / "weights" / "readers" / "cats" / "model.safetensors").is_file()
     stored = make("reader-cats", size=32, model={"size": 32}).shipped().state_dict()
     for name, mine in work.model.state_dict().items():
         torch.testing.assert_close(stored[name], mine.half().float(), rtol=0, atol=0)
 
 
+def test_the_second_reader_shares_nothing_with_the_first(make):
+    first, second = (
+        make("reader-portraits"),
+        make("reader-portraits-2", seed=recipes.RECIPES["reader-portraits-2"].seed),
+    )
+    assert second.ships.name == "portraits-2" and first.ships.name == "portraits"
+    for other in ("seed", "renderings", "model"):
+        assert getattr(first.recipe, other) != getattr(second.recipe, other)
+    shapes = [[p.shape for p in work.model.trunk.parameters()] for work in (first, second)]
+    assert shapes[0] != shapes[1]
+    assert second.model.features(torch.rand(2, 3, 128, 128)).shape == (2, 96)
+
+
+def test_everybody_may_read_weights_whom_the_umask_lets(make):
+    work = make("mini-cats", model={"channels": (16, 16, 32, 32)})
+    before = os.umask(0o027)
+    try:
+        published(work)
+    finally:
+        os.umask(before)
+    files = [file for folder in (work.home, work.ships) for file in folder.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".safetensors" for file in files)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o640}
+
+
+def test_an_autoencoder_is_paid_for_decibels(make, monkeypatch):
+    """Halving the error of every picture takes psnr * log 4 off the loss, and half of what is linear in the error."""
+    work = make("autoencoder", model={"channels": (8, 8, 8)})
+    monkeypatch.setattr(work, "kl", 0.0)
+    losses = []
+    for size in (0.5, 0.25):
+        constant = (torch.full((16, 3, 64, 64), size), torch.zeros(1), torch.zeros(1))
+        monkeypatch.setattr(work, "forward", lambda x, noise, out=constant: out)
+        work.data = torch.full((16, 3, 128, 128), 0.5)  # 0 inside of the model
+        losses.append(work.loss(0, renderings.generator(0)).item())
+    assert losses[0] - losses[1] == pytest.approx(0.25 + work.psnr * math.log(4), rel=1e-3)
+
+
+def test_held_out_renderings_choose_the_average(make, monkeypatch):
+    work = make("mini-cats", model={"channels": (16, 16, 32, 32)})
+    work.prepare()
+    assert work.score(2) == work.score(2) != work.score(3)
+    held = work.held_out()
+    assert held.model is work.model and not torch.equal(held.data[torch.arange(4)], work.data[torch.arange(4)])
+    seen = []
+    monkeypatch.setattr(work, "score", lambda: seen.append(1) or float(-len(seen)))
+    train.train(work, settings(work))
+    _, averages = state.read(work.home / state.CHECKPOINT)
+    assert len(seen) == len(averages) == 3
+    assert torch.equal(work.model.conv_in.weight, averages["0.16"]["conv_in.weight"])  # scored last
+
+
+def test_damaged_renderings_are_named(tmp_path):
+    pictures = renderings.pictures(DISC, 8, 16, 3, tmp_path, chunk=4)
+    home = tmp_path / pictures.key
+    for name in ("00001.npy", "00001.npz"):
+        file = home / name
+        content = file.read_bytes()
+        for part in (content[: len(content) // 2], b"", bytes(len(content)), b"no array"):
+            file.write_bytes(part)
+            with pytest.raises(ValueError, match=f"^{file} .*delete"):
+                renderings.pictures(DISC, 8, 16, 3, tmp_path, chunk=4)
+        file.write_bytes(content)
+    np.save(home / "00000.npy", np.zeros((4, 3, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"00000.npy holds an array of shape \(4, 3, 8, 8\).*: delete it, and it is"):
+        renderings.pictures(DISC, 8, 16, 3, tmp_path, chunk=4)
+
+
 def test_the_command_line_explains_what_is_missing(tmp_path):
-    with pytest.raises(SystemExit, match="mini-cats: .*checkpoint.pt does not exist: train first"):
+    with pytest.raises(SystemExit, match="mini-cats: .*checkpoint.safetensors does not exist: train first"):
         train.main(["mini-cats", "--export", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
     with pytest.raises(SystemExit, match="mini-cats: cannot begin with the weights of mini-cats"):
         train.main(["mini-cats", "--from-shipped", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
@@ -447,56 +596,125 @@ class Toy(jobs.Job):
     def build(self):
         return torch.nn.Linear(3, 1)
 
-    def prepare(self):
+    def prepare(self, seed=0, n=None):
         pass
 
     def loss(self, step, g):
-        return self.model(torch.randn(4, 3, generator=g)).square().mean()
+        return self.model(torch.randn(self.batch, 3, generator=g)).square().mean()
 
     def export(self):
         if self.refusal:
             raise self.refusal
-        self.folder.mkdir(parents=True)
-        torch.save(self.model.state_dict(), self.folder / "w")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.model.state_dict(), self.folder / "w")
+
+    def stored(self, folder):
+        model = torch.nn.Linear(3, 1)
+        model.load_state_dict(load_file(folder / "w"))
+        return model
+
+
+class Part(Toy):
+    """A toy that ships within another."""
+
+    part_of = "toy"
+
+
+RECIPE = jobs.Recipe(Toy, "cats", 4, 32, steps=3, batch=4, lr=1e-2)
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The command line, with one recipe, in folders of its own."""
-    monkeypatch.setattr(train, "RECIPES", {"toy": jobs.Recipe(Toy, "cats", 4, 32, steps=3, batch=4, lr=1e-2)})
-    folders = ["--runs", str(tmp_path / "runs"), "--weights", str(tmp_path / "weights")]
-    return SimpleNamespace(run=lambda *options: train.main(["toy", *folders, *options]), folder=tmp_path)
+    """The command line, with two recipes, in folders of its own; `homes` are those of the runs, oldest first."""
+    monkeypatch.setattr(train, "RECIPES", {"part": replace(RECIPE, job=Part), "toy": RECIPE})
+    runs, weights = tmp_path / "runs", tmp_path / "weights"
+
+    def run(*options, name="toy"):
+        return train.main([name, "--runs", str(runs), "--weights", str(weights), *options])
+
+    def homes():
+        return sorted((file.parent for file in runs.glob(f"toy-*/{state.CHECKPOINT}")), key=os.path.getctime)
+
+    return SimpleNamespace(run=run, homes=homes, folder=tmp_path, runs=runs, weights=weights)
 
 
-def test_the_command_line_goes_on_with_the_same_options(toy):
-    assert toy.run("--minutes", "0") == 3
-    with pytest.raises(SystemExit, match="toy: .*begun with lr 0.01 and batch 4, not lr 0.1 and batch 8"):
-        toy.run("--lr", "0.1", "--batch", "8")
-    with pytest.raises(SystemExit, match="begun with seed 0, not seed 1"):
-        toy.run("--seed", "1")
-    assert toy.run() == 0 and toy.run() == 0
-    with pytest.raises(SystemExit, match="begun with from_shipped False, not from_shipped True"):
-        toy.run("--from-shipped")  # finished, but not the run that is asked for
+def test_each_choice_of_options_has_a_run_of_its_own_and_goes_on_with_it(toy):
+    choices = [(), ("--seed", "1"), ("--lr", "0.1"), ("--batch", "8"), ("--pictures", "8"), ("--only", "bias")]
+    for number, options in enumerate(choices):
+        assert toy.run("--minutes", "0", *options) == 3
+        assert len(toy.homes()) == number + 1
+    for options in choices:
+        assert toy.run(*options) == 0 and toy.run(*options) == 0
+    assert len(toy.homes()) == len(choices)
+    states = [load_file(home / "weights" / "w") for home in toy.homes()]
+    # the toy draws its own numbers, however many pictures there are
+    assert sum(same(a, b) for a, b in itertools.combinations(states, 2)) == 1
+    assert not toy.weights.exists()
+
+
+def test_steps_and_minutes_do_not_begin_another_run(toy, caplog):
+    with caplog.at_level(logging.INFO):
+        assert toy.run("--minutes", "0") == 3
+        assert toy.run("--steps", "5") == 0 and toy.run("--steps", "5") == 0
+    (home,) = toy.homes()
+    assert state.read(home / state.CHECKPOINT)[0] == 5
+    for said in (f"begins in {home}", f"goes on in {home}", f"done before, in {home}"):
+        assert f"toy: {said}" in caplog.text
+
+
+def test_weights_that_ship_are_replaced_only_on_purpose(toy):
+    ships = toy.weights / "toy" / "w"
+    assert toy.run("--steps", "1") == 0 and not ships.exists()
+    assert toy.run("--publish", "--minutes", "0") == 3 and not ships.exists()  # not done yet
+    assert toy.run("--publish") == 0 and ships.exists()
+    kept = ships.read_bytes()
+    assert toy.run("--seed", "1") == 0 and ships.read_bytes() == kept
+    assert toy.run("--seed", "1", "--publish") == 0 and ships.read_bytes() != kept  # done before
+    assert toy.run("--export", "--publish") == 0 and ships.read_bytes() == kept
+
+
+def test_a_part_is_published_with_the_whole(toy):
+    with pytest.raises(SystemExit, match="part: part ships as a part of toy: train and publish toy"):
+        toy.run("--publish", name="part")
+    assert not list(toy.folder.iterdir())
+    assert toy.run("--publish", name="all") == 0
+    assert [folder.name for folder in toy.weights.iterdir()] == ["toy"]
+
+
+def test_training_can_begin_with_what_ships(toy):
+    with pytest.raises(SystemExit, match="toy: cannot begin with the weights of toy"):
+        toy.run("--from-shipped")
+    toy.run("--publish")
+    began = load_file(toy.weights / "toy" / "w")
+    assert toy.run("--from-shipped", "--lr", "1e-30") == 0
+    assert same(load_file(toy.homes()[-1] / "weights" / "w"), began) and len(toy.homes()) == 2
+
+
+@pytest.mark.parametrize("option", ["--steps", "--batch", "--pictures", "--lr"])
+def test_numbers_are_positive(toy, option, capsys):
+    for value in ("0", "-1", "many", "inf"):
+        with pytest.raises(SystemExit) as exit_code:
+            toy.run(option, value)
+        assert exit_code.value.code == 2
+        assert f"argument {option}: invalid positive number value: '{value}'" in capsys.readouterr().err
 
 
 def test_only_the_parameters_named_are_trained(toy):
     for bad, said in (("(", "is no regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
         with pytest.raises(SystemExit, match=f"toy: .*{said}"):
             toy.run("--only", bad)
-    began = train.job("toy", train.RECIPES["toy"], toy.folder, toy.folder).model.state_dict()
+    began = recipes.job("toy", RECIPE, toy.folder, toy.folder).model.state_dict()
     assert toy.run("--only", "bias$") == 0
-    ended = torch.load(toy.folder / "weights" / "toy" / "w")
+    ended = load_file(toy.homes()[-1] / "weights" / "w")
     assert torch.equal(ended["weight"], began["weight"]) and not torch.equal(ended["bias"], began["bias"])
-    with pytest.raises(SystemExit, match="toy: .*begun with only bias\\$, not only"):
-        toy.run()
 
 
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [
-        (PermissionError(13, "Permission denied", "w"), r"cannot write .*toy \(.*Permission denied: 'w'\)"),
-        (WriteError("cannot write weights/toy: the disk is full"), "cannot write weights/toy: the disk is full"),
-        (SafetensorError("No space left on device\nand more"), r"cannot write .*toy \(No space left on device\)"),
+        (PermissionError(13, "Permission denied", "w"), r"cannot write .*toy.* \(.*Permission denied: 'w'\)"),
+        (WriteError("cannot write runs/toy: the disk is full"), "cannot write runs/toy: the disk is full"),
+        (SafetensorError("No space left on device\nand more"), r"cannot write .*toy.* \(No space left on device\)"),
     ],
 )
 def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch, refusal, said):
@@ -505,13 +723,97 @@ def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch,
         toy.run()
     monkeypatch.setattr(Toy, "refusal", None)
     assert toy.run("--export") == 0
-    kept = loop.read(toy.folder / "runs" / "toy" / "checkpoint.pt")
-    assert kept["step"] == 3 and same(torch.load(toy.folder / "weights" / "toy" / "w"), kept["ema"])
+    (home,) = toy.homes()
+    step, averages = state.read(home / state.CHECKPOINT)
+    exported = load_file(home / "weights" / "w")
+    assert step == 3 and any(same(exported, average) for average in averages.values())
 
 
-@pytest.mark.parametrize("place", ["runs", "weights"])
-def test_folders_in_the_way_are_explained_before_anything_is_computed(toy, monkeypatch, place):
-    (toy.folder / place).write_bytes(b"")
+def test_folders_in_the_way_are_explained_before_anything_is_computed(toy, monkeypatch):
+    toy.runs.write_bytes(b"")
     monkeypatch.setattr(Toy, "loss", None)
-    with pytest.raises(SystemExit, match=f"toy: cannot write .*{place}.*: a file stands where a folder is needed"):
+    with pytest.raises(SystemExit, match="toy: cannot write .*runs.*: a file stands where a folder is needed"):
         toy.run()
+
+
+def test_a_device_that_is_not_there_is_explained(toy):
+    with pytest.raises(SystemExit, match="there is no device 'abacus' here"):
+        toy.run("--device", "abacus")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "found"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_bfloat16_is_used_where_the_processor_multiplies_it(monkeypatch, capabilities, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert precision.has_bfloat16("cpu") == found
+    for wanted in (True, False):
+        with precision.autocast("cpu", wanted):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if found and wanted else torch.float32)
+
+
+def test_a_batch_is_shared_equally():
+    alone = Processes()
+    assert (alone.rank, alone.count, alone.first, alone.share(6)) == (0, 1, True, 6)
+    pair = SimpleNamespace(count=2)
+    assert Processes.share(pair, 6) == 3
+    with pytest.raises(ValueError, match="a batch of 7 does not divide among 2 processes"):
+        Processes.share(pair, 7)
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """By torchrun, on CPUs: both end with the weights that the first writes."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(script), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert same(first, second)
+    step, averages = state.read(tmp_path / "line" / state.CHECKPOINT)
+    assert step == 6 and same(first, averages["0.16"])
+    # the gradient of both halves of a batch is that of the batch
+    line = torch.nn.Linear(3, 1)
+    with torch.no_grad():
+        line.weight.zero_(), line.bias.zero_()
+    (line(torch.arange(12.0).view(4, 3)) - 1).square().mean().backward()
+    found = load_file(tmp_path / "gradient.safetensors")
+    torch.testing.assert_close(found["weight"], line.weight.grad)
+    assert found["numbers"].tolist() == [0.5, 3.0]
+
+
+SCRIPT = """
+import dataclasses
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from lsvd.testbed.training import loop, state
+from lsvd.testbed.training.processes import Processes
+
+processes, folder = Processes("cpu"), Path(sys.argv[1])
+assert processes.count == 2 and processes.share(4) == 2
+line = torch.nn.Linear(3, 1)
+torch.nn.init.zeros_(line.weight), torch.nn.init.zeros_(line.bias)
+part = torch.arange(12.0).view(4, 3)[2 * processes.rank :][:2]
+(line(part) - 1).square().mean().backward()
+numbers = processes.average(list(line.parameters()), float(processes.rank), 3.0)
+if processes.first:
+    save_file({"weight": line.weight.grad, "numbers": torch.tensor(numbers)}, folder / "gradient.safetensors")
+
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+
+def loss(step, g):
+    x = torch.randn(8, 3, generator=g)
+    return (model(x) - x.sum(-1, keepdim=True)).square().mean()
+
+settings = state.Settings(6, 1e-2, warmup=2, averages=(0.08, 0.16), progress=False)
+assert not loop.fit(model, loss, dataclasses.replace(settings, minutes=0.0), folder / "line", processes=processes)
+assert loop.fit(model, loss, settings, folder / "line", processes=processes)
+save_file(model.state_dict(), folder / f"{processes.rank}.safetensors")
+"""

@@ -13,6 +13,9 @@ from .scene import Values
 EMPTY = 0.10
 """The share of empty captions, for classifier-free guidance."""
 
+SHORT = 0.30
+"""The share of short captions among those of `balanced`."""
+
 STYLES = {"photo": "", "drawing": "a drawing of ", "sketch": "a pencil sketch of ", "poster": "a poster of "}
 NOUNS = {"female": "woman", "male": "man"}
 BEARDS = {"none": "no beard", "moustache": "a moustache", "full": "a beard"}
@@ -109,6 +112,29 @@ def captions(values: Values, generator: torch.Generator) -> list[str]:
     empty = torch.rand(len(values["yaw"]), generator=generator) < EMPTY
     texts = [describe(names) for names in _mention(values, generator)]
     return ["" if skip else text for skip, text in zip(empty.tolist(), texts, strict=True)]
+
+
+def balanced(values: Values, generator: torch.Generator) -> list[str]:
+    """As `captions`, but whatever a short or an empty caption leaves out keeps the shares that PORTRAITS draws it with.
+
+    A caption of `captions` mentions glasses more often than their absence, so that people "without a word" wear them
+    less often than all people do. Here a SHORT part mentions none, one or two factors, chosen before looking at the
+    picture: nearly all captions as short as "a person" or "an old person" are of this kind. Only photos have empty
+    captions: "" and "a person" then mean the same, and classifier-free guidance from one to the other, however
+    strong, favours no level of any factor.
+    """
+    n, factors = len(values["yaw"]), tuple(MENTIONED)
+    empty = torch.rand(n, generator=generator) < EMPTY
+    short = torch.rand(n, generator=generator) < SHORT
+    counts = torch.randint(3, (n,), generator=generator).tolist()
+    orders = torch.rand(n, len(factors), generator=generator).argsort(1).tolist()
+    texts = []
+    for i, (names, mentioned) in enumerate(zip(_names(values), _mention(values, generator), strict=True)):
+        if short[i]:
+            chosen = {"style", *(factors[k] for k in orders[i][: counts[i]])}
+            mentioned = {name: level for name, level in names.items() if name in chosen}
+        texts.append("" if empty[i] and names["style"] == "photo" else describe(mentioned))
+    return texts
 
 
 def prompts(n: int, generator: torch.Generator) -> tuple[list[str], dict[str, Tensor]]:

@@ -3,6 +3,9 @@
 import hashlib
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +25,8 @@ from lsvd.storage.files import replace_folder
 from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.training import models
-from lsvd.testbed.training.jobs import Job, forget_origin, half, newer, remedy, save_transformer, token_ids
+from lsvd.testbed.training.clip import token_ids
+from lsvd.testbed.training.jobs import Job, forget_origin, half, newest, remedy, save_transformer
 
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
@@ -99,25 +103,42 @@ class TextDenoiser(Job):
         self.schedule = models.text_schedule()
         return models.denoiser(**self.recipe.model)
 
+    @cached_property
+    def folders(self) -> tuple[Path, Path]:
+        """Where the autoencoder and mini-clip lie: the same throughout the run, whatever is trained meanwhile."""
+        vae = newest(self.runs, "autoencoder", self.weights / "mini-sd" / "vae")
+        return vae, newest(self.runs, "mini-clip-captions", self.weights / "mini-clip")
+
+    def describe(self) -> dict[str, Any]:
+        vae, clip = self.folders
+        files = {
+            "autoencoder": vae / "diffusion_pytorch_model.safetensors",
+            "mini-clip-captions": clip / "model.safetensors",
+        }
+        missing = [name for name, file in files.items() if not file.is_file()]
+        if missing:
+            raise FileNotFoundError(f"{files[missing[0]]} is missing: {remedy(missing[0])}")
+        parts = {name: hashlib.sha256(file.read_bytes()).hexdigest()[:8] for name, file in files.items()}
+        return {**super().describe(), "parts": parts}
+
     def parts(self) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
-        """The trained autoencoder, text tower and tokenizer, those waiting in `runs` before those shipped.
+        """The autoencoder, text tower and tokenizer that were trained last in `runs`, or else those that ship.
 
         Raises FileNotFoundError if one is missing, ValueError if one is damaged.
         """
-        self.vae_folder = newer(self.runs / "autoencoder" / "vae", self.weights / "mini-sd" / "vae")
-        clip = newer(self.runs / "mini-clip-captions" / "clip", self.weights / "mini-clip")
-        autoencoder = read_model(AutoencoderKL, self.vae_folder, remedy("autoencoder"))
+        vae, clip = self.folders
+        autoencoder = read_model(AutoencoderKL, vae, remedy("autoencoder"))
         towers = read_model(CLIPModel, clip, remedy("mini-clip-captions"))
         tokens = read_tokenizer(clip, remedy("mini-clip-captions"), towers.config.text_config)
         return autoencoder, models.text_tower(towers).eval(), tokens
 
     @torch.no_grad()
-    def prepare(self) -> None:
-        super().prepare()
+    def prepare(self, seed: int | None = None, n: int | None = None) -> None:
+        super().prepare(seed, n)
         vae, text, self.tokens = self.parts()
         vae, self.text = vae.to(self.device).eval(), text.to(self.device).requires_grad_(False)
-        weights = self.vae_folder / "diffusion_pytorch_model.safetensors"
-        key = hashlib.sha256(weights.read_bytes() + self.data.key.encode()).hexdigest()[:8]
+        weights = (self.folders[0] / "diffusion_pytorch_model.safetensors").read_bytes()
+        key = hashlib.sha256(weights + self.data.key.encode()).hexdigest()[:8]
 
         def encode(number: int):
             rows = torch.arange(number * renderings.CHUNK, min((number + 1) * renderings.CHUNK, len(self.data)))
@@ -126,13 +147,16 @@ class TextDenoiser(Job):
 
         home = self.runs / "data" / f"latents-{self.scene.name}-{len(self.data)}-{key}"
         files = renderings.fill(home, -(-len(self.data) // renderings.CHUNK), encode, "encoding", progress=True)
-        self.latents = renderings.Chunks(files, renderings.CHUNK, len(self.data))
+        side = self.recipe.size // 2 ** (len(vae.config.block_out_channels) - 1)
+        self.latents = renderings.Chunks(
+            files, renderings.CHUNK, len(self.data), (vae.config.latent_channels, side, side)
+        )
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         index = self.draw(g)
         x = self.latents[index].float()
         t, noise = torch.randint(1000, (len(x),), generator=g), offset_noise(x.shape, g)
-        ids = token_ids(self.tokens, captions.captions(self.data.values_at(index), g))
+        ids = token_ids(self.tokens, captions.balanced(self.data.values_at(index), g))
         x, t, noise, ids = (tensor.to(self.device) for tensor in (x, t, noise, ids))
         with torch.no_grad():
             states = self.text(ids).last_hidden_state
@@ -161,8 +185,8 @@ class TextDenoiser(Job):
             save_transformer(text, new / "text_encoder")
             (new / "vocabulary.txt").write_text("\n".join(sorted(set(captions.words()))) + "\n")
 
-    def shipped(self) -> UNet2DConditionModel:
-        return read_model(UNet2DConditionModel, self.folder / "unet", remedy(self.name))
+    def stored(self, folder: Path) -> UNet2DConditionModel:
+        return read_model(UNet2DConditionModel, folder / "unet", remedy(self.name))
 
 
 class PixelDenoiser(Job):
@@ -211,5 +235,5 @@ class PixelDenoiser(Job):
         with replace_folder(self.folder) as new:
             DDPMPipeline(unet=half(self.model), scheduler=self.schedule).save_pretrained(new)
 
-    def shipped(self) -> UNet2DModel:
-        return read_model(UNet2DModel, self.folder / "unet", remedy(self.name))
+    def stored(self, folder: Path) -> UNet2DModel:
+        return read_model(UNet2DModel, folder / "unet", remedy(self.name))

@@ -1,150 +1,210 @@
 """Train the embedded models from the renderer alone: python -m lsvd.testbed.training.train NAME.
 
-A run that was stopped, by Ctrl-C or by --minutes, goes on where it was, with the same options; only --steps may differ.
-When its steps are done, the weights are written: those of autoencoder and mini-clip-captions into --runs, where mini-sd
-and mini-clip take them from, the others into --weights. --export writes what a stopped run has reached.
+Everything that a run writes goes into a folder of its own in --runs, named by the model and by what determines the run:
+its checkpoint, its losses with the pictures learned from per second, and at the end its weights. mini-sd and mini-clip
+take the parts that were trained last there, before those that ship. --publish replaces the weights that ship.
+
+A run that was stopped, by Ctrl-C or by --minutes, goes on where it was when it is started again with the same options;
+only --steps, --minutes and --device may differ. --export writes the weights of what a stopped run has reached.
+
+Several processes share each batch: `accelerate launch --num_processes 2 -m lsvd.testbed.training.train NAME --device
+cuda` on two GPUs, `torchrun --nproc-per-node 2 -m lsvd.testbed.training.train NAME` on CPUs.
 """
 
 import argparse
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
 
 from lsvd.backbones import checksums
 from lsvd.paths import WEIGHTS
 from lsvd.storage.files import WriteError, check_writable
-from lsvd.testbed.scenes import SCENES
-from lsvd.testbed.training import loop
-from lsvd.testbed.training.diffusion import PixelDenoiser, TextDenoiser
-from lsvd.testbed.training.jobs import Autoencoder, ClipCaptions, ClipPictures, Job, ReaderJob, Recipe
+from lsvd.testbed.training import checkpoints, loop
+from lsvd.testbed.training.jobs import Job
+from lsvd.testbed.training.processes import Processes
+from lsvd.testbed.training.recipes import RECIPES, job
+from lsvd.testbed.training.state import CHECKPOINT, Settings, check, choose, identity, read
 
-PHOTO = {"style": "photo"}
-# In the order in which they need each other.
-RECIPES = {
-    "autoencoder": Recipe(Autoencoder, "portraits", 24576, 128, steps=6000, batch=4, lr=1e-3),
-    "reader-portraits": Recipe(ReaderJob, "portraits", 24576, 128, steps=2200, batch=64, lr=2e-3),
-    "mini-clip-captions": Recipe(ClipCaptions, "portraits", 24576, 128, steps=3000, batch=64, lr=1e-3),
-    "mini-clip": Recipe(
-        ClipPictures, "portraits", 24576, 128, steps=8000, batch=64, lr=6e-4, start="mini-clip-captions"
-    ),
-    "mini-sd": Recipe(TextDenoiser, "portraits", 49152, 128, steps=30000, batch=16, lr=1e-3),
-    "mini-cats": Recipe(PixelDenoiser, "cats", 16384, 64, steps=30000, batch=8, lr=1e-3),
-    "mini-portraits": Recipe(
-        PixelDenoiser, "portraits", 16384, 64, steps=30000, batch=8, lr=1e-3, fixed=PHOTO, start="mini-cats"
-    ),
-    "mini-churches": Recipe(
-        PixelDenoiser, "churches", 16384, 64, steps=30000, batch=8, lr=1e-3, start="mini-cats", clip=2.0
-    ),
-    "reader-cats": Recipe(ReaderJob, "cats", 16384, 64, steps=1500, batch=64, lr=2e-3),
-    "reader-churches": Recipe(ReaderJob, "churches", 16384, 64, steps=1500, batch=64, lr=2e-3),
-}
 log = logging.getLogger(__name__)
 
 
-def job(name: str, recipe: Recipe, runs: Path, weights: Path = WEIGHTS, device: str = "cpu", seed: int = 0) -> Job:
-    """The job of a recipe, untrained."""
-    return recipe.job(name, recipe, SCENES[recipe.scene], runs, weights, device, seed)
-
-
-def begin(work: Job, from_shipped: bool) -> None:
+def begin(work: Job) -> None:
     """Give a job the weights that it starts with, if any. Raises ValueError if they are missing or of other shapes."""
-    name = work.name if from_shipped else work.recipe.start
+    name = work.recipe.start
     if name is None:
         return
     try:
-        found = work.shipped() if from_shipped else job(name, RECIPES[name], work.runs, work.weights).latest()
+        if name == work.name:
+            found = work.shipped()
+        else:
+            found = job(name, RECIPES[name], work.runs, work.weights).latest()
         work.model.load_state_dict(found.state_dict())
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot begin with the weights of {name} ({_first_line(error)})") from error
 
 
-def describe(work: Job, from_shipped: bool) -> dict[str, Any]:
-    """What determines the run, beside the loop's settings."""
-    return {**work.describe(), "from_shipped": from_shipped}
-
-
-def train(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
+def train(work: Job, settings: Settings | None = None) -> bool:
     """Train until all steps are done, and export; or until stopped. True if done."""
-    folder = work.runs / work.name
-    check_writable(work.folder)
-    if not (folder / "checkpoint.pt").exists():
-        begin(work, from_shipped)
+    settings, processes = settings or work.settings(), work.processes
+    if processes.first:
+        check_writable(work.folder)
+    if not (work.home / CHECKPOINT).exists():
+        begin(work)
+        processes.wait()  # until all have looked for the checkpoint
     work.freeze()
-    work.prepare()
-    done = loop.fit(work.model, work.loss, settings, folder, describe(work, from_shipped))
-    if done:
+    with processes.first_alone():
+        work.prepare()
+    done = loop.fit(
+        work.model,
+        work.loss,
+        settings,
+        work.home,
+        work.describe(),
+        score=work.score,
+        pictures=work.pictures,
+        processes=processes,
+    )
+    if done and processes.first:
         write(work)
     return done
 
 
 def write(work: Job) -> None:
     """Export the model as it is now. Raises OSError, in one sentence, if that fails."""
+    _explained(work.export, work.folder, "--export writes what the checkpoint holds")
+
+
+def publish(work: Job) -> None:
+    """Replace the shipped weights by what the run has exported. Raises OSError or ValueError."""
+
+    def replaced() -> None:
+        work.publish()
+        if checksums.read(work.weights):
+            checksums.record(work.ships, work.weights)
+
+    _explained(replaced, work.ships, f"what was trained stays in {work.folder}")
+    log.info("%s: published in %s", work.name, work.ships)
+
+
+def _explained(act: Callable[[], None], folder: Path, kept: str) -> None:
     try:
-        work.export()
-        if work.folder.is_relative_to(work.weights) and checksums.read(work.weights):
-            checksums.record(work.folder, work.weights)
+        act()
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError) as error:
-        said = str(error) if isinstance(error, WriteError) else f"cannot write {work.folder} ({_first_line(error)})"
-        raise OSError(f"{said}; --export writes what the checkpoint holds") from error
+        said = str(error) if isinstance(error, WriteError) else f"cannot write {folder} ({_first_line(error)})"
+        raise OSError(f"{said}; {kept}") from error
 
 
 def export(work: Job) -> None:
-    """Write the averaged weights of the run's checkpoint, however far it is."""
-    path = work.runs / work.name / "checkpoint.pt"
-    loop.load(path, loop.read(path), "ema", work.model)
+    """Write the best averaged weights of the run's checkpoint, however far it is."""
+    path = work.home / CHECKPOINT
+    _, averages = read(path)
+    try:
+        choose(work.model, averages, work.score, work.name)
+    except RuntimeError as error:
+        raise ValueError(f"{path} belongs to another architecture: {checkpoints.REMEDY}") from error
     write(work)
 
 
-def finished(work: Job, settings: loop.Settings, *, from_shipped: bool = False) -> bool:
+def finished(work: Job, settings: Settings | None = None) -> bool:
     """Are all steps done and the weights written? Raises ValueError if the checkpoint is another run's."""
-    path = work.runs / work.name / "checkpoint.pt"
+    path, settings = work.home / CHECKPOINT, settings or work.settings()
     if not path.exists() or not work.folder.exists():
         return False
-    state = loop.read(path)
-    loop.check(path, state, loop.identity(settings, describe(work, from_shipped)))
-    return state["step"] >= settings.steps
+    _, about = checkpoints.load(path)
+    check(path, about, identity(settings, work.describe()))
+    return about["step"] >= settings.steps
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError unless torch can compute on the device, which it says in all kinds of errors."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {device!r} here: name one that torch has, such as cpu") from error
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    """An argument's type: a finite number above zero."""
+
+    def number(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    number.__name__ = "positive number"
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 if all that was asked for is done, 3 if it was stopped before."""
     parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.training.train", description=__doc__)
     parser.add_argument("name", choices=[*RECIPES, "all"])
-    parser.add_argument("--steps", type=int, help="length of the whole run; the learning rate decays over it")
+    count = _positive(int)
+    parser.add_argument("--steps", type=count, help="length of the whole run; the learning rate decays to zero over it")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, to go on another time")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--pictures", type=int, help="how many renderings to learn from")
-    parser.add_argument("--seed", type=int, default=0, help="of the untrained weights and of all draws")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints, losses and rendered pictures")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished weights go, and shipped ones are")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=count, help="pictures of a step, in all processes together")
+    parser.add_argument("--lr", type=_positive(float))
+    parser.add_argument("--pictures", type=count, help="how many renderings to learn from")
+    parser.add_argument("--seed", type=int, help="of the untrained weights and of all draws")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where all that is written goes (runs)")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights that ship lie")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps, as torch names it (cpu)")
     parser.add_argument("--from-shipped", action="store_true", help="begin with this model's weights in --weights")
     parser.add_argument("--only", metavar="REGEX", help="train only parameters with this in their names")
-    parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint")
+    parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint, into --runs")
+    parser.add_argument("--publish", action="store_true", help="replace the weights that ship by the run's, when done")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in RECIPES if options.name == "all" else [options.name]:
-        given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures", "only")}
-        recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
-        settings = loop.Settings(recipe.steps, recipe.lr, seed=options.seed, ema=recipe.ema, minutes=options.minutes)
+    names = list(RECIPES) if options.name == "all" else [options.name]
+    try:
+        check_device(options.device)
+        processes = Processes(options.device)
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    for name in names:
         try:
-            work = job(name, recipe, options.runs, options.weights, options.device, options.seed)
-            if options.export:
-                export(work)
-            elif finished(work, settings, from_shipped=options.from_shipped):
-                log.info("%s: done before", name)
-            elif not train(work, settings, from_shipped=options.from_shipped):
+            if not _run(name, options, processes):
                 return 3
         except (OSError, ValueError, FloatingPointError) as error:
             raise SystemExit(f"{name}: {_first_line(error)}") from error
     return 0
+
+
+def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
+    """Do what the command line asks for with one model; False if it was stopped before it was done."""
+    given = {k: getattr(options, k) for k in ("steps", "batch", "lr", "pictures", "seed", "only")}
+    given |= {"start": name if options.from_shipped else None}
+    recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
+    work = job(name, recipe, options.runs, options.weights, options.device, processes)
+    settings = work.settings(minutes=options.minutes)
+    if options.publish and options.name == name:
+        work.check_ships()
+    if options.export:
+        if processes.first:
+            export(work)
+    elif finished(work, settings):
+        log.info("%s: done before, in %s", name, work.folder)
+    else:
+        known = (work.home / CHECKPOINT).exists()
+        log.info("%s: %s in %s", name, "goes on" if known else "begins", work.home)
+        if not train(work, settings):
+            return False
+    if options.publish and work.part_of is None and processes.first:
+        publish(work)
+    return True
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--branch", type=float, help="fraction of T from which on the target's trajectory has its prompt; 1: throughout"
     )
+    add("--negative", metavar="PROMPT", help="what not to draw: the negative prompt of source and target")
     add("--steps", type=int, help="number of steps of the sampler")
     add("--guidance", type=float, help="strength of the prompts (classifier-free guidance scale)")
     add("--device", default="cpu", help="where to compute, as torch names it (cpu)")
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> None:
     # an explicit switch would overrule the variable
     progress = sys.stderr.isatty() and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
     drawing = {"steps": options.steps, "guidance": options.guidance, "progress": progress}
+    drawing |= {"negative_prompt": options.negative} if options.negative is not None else {}
     if saved:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
     else:
@@ -111,7 +113,7 @@ def _check(options: argparse.Namespace) -> None:
     from lsvd.checks import check_text
     from lsvd.storage.files import check_replaceable
 
-    for prompt in filter(None, (options.source, options.to)):
+    for prompt in filter(None, (options.source, options.to, options.negative)):
         check_text(prompt, "the prompt")
     unused = [name for name in ("tx", "dtau", "branch", "save") if getattr(options, name) is not None]
     if options.attribute and unused:

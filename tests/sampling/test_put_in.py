@@ -8,63 +8,14 @@ import pytest
 import torch
 from tiny import text_to_image
 
-from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, forget, prepare, remembers, starting_at
+from benchmarks.schedulers import BASE, NAMES, STEPS, go_on, pair, row, scheduler
+from lsvd.backbones.schedulers import Schedule, check_takes_codes, forget, prepare, remembers
 from lsvd.sampling.trajectory import Settings, resume, run
 
-VARIANCE, STEPS = 0.3, 20
-BASE = diffusers.DDIMScheduler(
-    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-)
-LEVELS = BASE.alphas_cumprod
-# of other data than codes, of other loops than a pipeline's, or in need of packages that are not required
-OTHERS = """Amused BlockRefinement CogVideoXDPM CosineDPMSolverMultistep DDPMWuerstchen DPMSolverSDE DiscreteDDIM
-EntropyBound HeliosDMD Helios KarrasVe MiniMaxH3 Piflow RFD4Proteina RePaint SCM ScoreSdeVe UnCLIP VQDiffusion
-CMStochasticIterative DPMSolverMultistepInverse DDIMInverse EDMDPMSolverMultistep EDMEuler""".split()
-NAMES = sorted(
-    name.removesuffix("Scheduler")
-    for name in dir(diffusers)
-    if name.endswith("Scheduler") and isinstance(getattr(diffusers, name), type) and not name.startswith("Flax")
-)
-NAMES = [name for name in NAMES if name not in OTHERS]
 FIRST_ORDER_AFTER = 0.1
 """How far from the other picture a solver of higher order may end, as a share of the distance of the two pictures: it
 begins again at first order."""
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def scheduler(name, **config):
-    kind = getattr(diffusers, f"{name}Scheduler")
-    return kind(**config) if "Flow" in name else kind.from_config(BASE.config, **config)
-
-
-def predicted(x, t, flow):
-    """The best prediction for data of VARIANCE: of the noise, or of the flow."""
-    if flow:
-        s = float(t) / 1000
-        return (s - (1 - s) * VARIANCE) / ((1 - s) ** 2 * VARIANCE + s**2) * x
-    low = int(min(max(float(t), 0), 999))
-    high = min(low + 1, 999)
-    level = LEVELS[low] + (LEVELS[high] - LEVELS[low]) * (float(t) - low)
-    return (1 - level) ** 0.5 / (level * VARIANCE + 1 - level) * x
-
-
-def go_on(own, x, flow, first=0, callback=None, steps=STEPS):
-    """The codes from x at step `first` to the end, as a pipeline's loop makes them."""
-    later = starting_at(own, first)
-    later.set_timesteps(steps)
-    codes = [x]
-    for i, t in enumerate(later.timesteps):
-        noise = {"generator": torch.Generator().manual_seed(first + i)} if accepts(later.step, "generator") else {}
-        x = later.step(predicted(later.scale_model_input(x, t), t, flow), t, x, **noise).prev_sample
-        x = callback(later, first + i + 1, x) if callback else x
-        codes.append(x)
-    return codes
-
-
-def pair(own):
-    schedule = Schedule.of(prepare(own, STEPS))
-    g = torch.Generator().manual_seed(0)
-    return schedule, [torch.randn(1, 4, 8, 8, generator=g) * schedule.sigma for _ in range(2)]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "SASolver"])
@@ -97,6 +48,29 @@ def test_a_scheduler_in_use_forgets(name):
             return x
 
         assert torch.equal(go_on(own, noises[0], flow, callback=put_in)[-1], go_on(own, b[step], flow, step)[-1])
+
+
+def test_pndm_as_stable_diffusion_has_it():
+    """Without Runge-Kutta steps its second timestep stands twice, the first time for a derivative only."""
+    own = scheduler("PNDM", skip_prk_steps=True)
+    schedule, noises = pair(own)
+    assert len(schedule) == STEPS + 1 and (~schedule.whole).nonzero().flatten().tolist() == [1]
+    a, b = (go_on(own, noise, False) for noise in noises)
+    for step in schedule.whole.nonzero().flatten().tolist()[1:]:
+        rest = go_on(own, b[step], False, step)
+        assert (rest[-1] - b[-1]).norm() <= FIRST_ORDER_AFTER * (a[-1] - b[-1]).norm()
+
+
+def test_the_table_says_what_each_does():
+    assert row("HeunDiscrete") == {
+        "scheduler": "HeunDiscreteScheduler",
+        "timesteps": str(2 * STEPS - 1),
+        "whole steps": str(STEPS),
+        "remembers": "yes",
+        "takes codes": "at whole steps",
+        "off": "0.000",
+    }
+    assert row("SASolver")["takes codes"] == "refused" and row("DDIM")["remembers"] == "no"
 
 
 def test_a_scheduler_that_cannot_is_refused():

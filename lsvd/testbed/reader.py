@@ -195,7 +195,7 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
             raise ValueError(f"there is no scene {scene!r}; the scenes are {', '.join(SCENES)}")
         scene = SCENES[scene]
     folder = FOLDER / scene.name if folder is None else Path(folder)
-    again = f"train it by `python -m lsvd.testbed.training.train reader-{scene.name}`"
+    again = f"train it by `python -m lsvd train reader-{scene.name}`"
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"the reader of {scene.name} has no {folder / name}: {again}")

@@ -221,7 +221,7 @@ def newest(runs: Path, name: str, shipped: Path) -> Path:
 
 def remedy(name: str) -> str:
     """What to do about weights that are missing or damaged."""
-    return f"train it first, python -m lsvd.testbed.training.train {name}"
+    return f"train it first, python -m lsvd train {name}"
 
 
 def half(model: nn.Module) -> nn.Module:

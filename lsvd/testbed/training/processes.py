@@ -1,6 +1,6 @@
 """One training in several processes: each takes its share of every batch, and they average their gradients.
 
-`accelerate launch --num_processes 2 -m lsvd.testbed.training.train NAME` starts them on GPUs, and on CPUs, where
+`accelerate launch --num_processes 2 -m lsvd train NAME` starts them on GPUs, and on CPUs, where
 accelerate's launcher needs MPI, `torchrun --nproc-per-node 2 -m ...` does. Without either there is one process, and
 nothing here does anything.
 """

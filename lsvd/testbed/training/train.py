@@ -1,4 +1,4 @@
-"""Train the embedded models from the renderer alone: python -m lsvd.testbed.training.train NAME.
+"""Train the embedded models from the renderer alone: python -m lsvd train NAME.
 
 Everything that a run writes goes into a folder of its own in --runs, named by the model and by what determines the run:
 its checkpoint, its losses with the pictures learned from per second, and at the end its weights. mini-sd and mini-clip
@@ -7,8 +7,8 @@ take the parts that were trained last there, before those that ship. --publish r
 A run that was stopped, by Ctrl-C or by --minutes, goes on where it was when it is started again with the same options;
 only --steps, --minutes and --device may differ. --export writes the weights of what a stopped run has reached.
 
-Several processes share each batch: `accelerate launch --num_processes 2 -m lsvd.testbed.training.train NAME --device
-cuda` on two GPUs, `torchrun --nproc-per-node 2 -m lsvd.testbed.training.train NAME` on CPUs.
+Several processes share each batch: `accelerate launch --num_processes 2 -m lsvd train NAME --device
+cuda` on two GPUs, `torchrun --nproc-per-node 2 -m lsvd train NAME` on CPUs.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 if all that was asked for is done, 3 if it was stopped before."""
-    parser = argparse.ArgumentParser(prog="python -m lsvd.testbed.training.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lsvd train", description=__doc__)
     parser.add_argument("name", choices=[*RECIPES, "all"])
     count = _positive(int)
     parser.add_argument("--steps", type=count, help="length of the whole run; the learning rate decays to zero over it")

@@ -99,7 +99,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def every_figure():
     """A function that draws one figure of each kind, and their bytes under matplotlib's defaults."""
-    edit = edit_prompt(text_to_image(), "a", "an", 1, **place(steps=2, tx=0.5, whole=True))
+    edit = edit_prompt(text_to_image(), "a", "an", 1, **place(steps=3, tx=0.5, whole=True))
     decoded = {name: text_to_image().decode(codes) for name, codes in framework.shown(edit).items()}
 
     def draw():

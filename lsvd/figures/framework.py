@@ -16,10 +16,12 @@ from lsvd.sampling.trajectory import Trajectory
 def shown(edit: Edit, index: int = 0) -> dict[str, Tensor]:
     """The codes that `framework` shows as pictures: "source" and "target", shape (n, C, H, W), and "edited", from x on.
 
-    index: which picture of the batch. Raises ValueError if it does not exist, or the edit's trajectories were not drawn
-    whole.
+    index: which picture of the batch. Raises ValueError if it does not exist, the edit's trajectories were not drawn
+    whole, or its method gave no decomposition.
     """
     edit.source.final, edit.target.final  # noqa: B018 - raise if they are not there
+    if edit.solution is None or edit.config is None:
+        raise ValueError("the edit's method gave no decomposition to show: edit with an AVIConfig")
     _check("picture", index, len(edit.edited.final))
     source, target, cut = _steps(edit)
     edited = [step - source[cut] for step in source[cut:]]

@@ -1,10 +1,12 @@
 """Figures are drawn from what they are given, and land in outputs/figures whole or not at all."""
 
 import ast
+import dataclasses
 import io
 import os
 import subprocess
 import sys
+import tempfile
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -85,39 +87,45 @@ def test_a_saved_figure_looks_as_it_was_drawn_and_has_the_same_bytes_every_time(
         assert style.save(draw(), "x").read_bytes() == first
 
 
-SETTINGS = [
-    {"image.origin": "lower"},
-    {"figure.dpi": 150, "savefig.dpi": 40},
-    {"savefig.bbox": "tight", "savefig.facecolor": "red", "savefig.transparent": True},
-    {"font.size": 20, "font.family": "monospace", "axes.titlesize": 30},
-    {"lines.linewidth": 9, "axes.grid": False, "axes.facecolor": "black", "path.sketch": (1, 100, 2)},
-    {"image.interpolation": "nearest", "image.cmap": "jet", "figure.constrained_layout.use": False},
-    {"axes.prop_cycle": mpl.cycler(color=["red"]), "text.color": "red", "legend.loc": "upper left"},
-]
+SETTINGS = {
+    "pictures": {"image.origin": "lower", "image.interpolation": "nearest", "image.cmap": "jet"},
+    "sizes": {"figure.dpi": 150, "savefig.dpi": 40, "savefig.bbox": "tight", "savefig.transparent": True},
+    "text": {"font.size": 20, "font.family": "monospace", "axes.titlesize": 30, "text.color": "red"},
+    "lines": {"lines.linewidth": 9, "axes.grid": False, "path.sketch": (1, 100, 2), "legend.loc": "upper left"},
+    "colours": {"axes.prop_cycle": mpl.cycler(color=["red"]), "axes.facecolor": "black", "savefig.facecolor": "red"},
+}
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: next(iter(settings)))
-def test_settings_of_a_matplotlibrc_do_not_get_in(outputs, settings):
+@pytest.fixture(scope="module")
+def every_figure():
+    """A function that draws one figure of each kind, and their bytes under matplotlib's defaults."""
     edit = edit_prompt(text_to_image(), "a", "an", 1, **place(steps=3, tx=0.5, whole=True))
     decoded = {name: text_to_image().decode(codes) for name, codes in framework.shown(edit).items()}
 
-    def each():
+    def draw():
         yield sheets.grid(ramp(2, 2, 3, 8, 8), ["a", "b"], ["c", "d"], title="title")
         yield framework.framework(edit, decoded)
-        fig, (axes,) = charts.panels(["a", "b"], 3)
+        fig, (axes,) = charts.panels(["a", "b", "c"], 3)
         charts.curves(axes[0], [0, 1, 2], {"a": [1, 2, 3], "b": [3, 1, 2]})
         charts.matrix(axes[1], np.eye(2), np.eye(2, dtype=bool), ["x", "y"], ["z", "w"], 1.0)
-        yield fig
-        fig, (axes,) = charts.panels(["a"], 3)
-        charts.trade_off(axes[0], {"a": [(Interval(0.1, 0.0, 0.2), Interval(0.5, 0.4, 0.6))]})
+        charts.trade_off(axes[2], {"a": [(Interval(0.1, 0.0, 0.2), Interval(0.5, 0.4, 0.6))]})
         yield fig
 
-    with mpl.rc_context():
+    def written():
+        return [style.save(fig, "x").read_bytes() for fig in draw()]
+
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, mpl.rc_context():
+        patch.setenv("LSVD_OUTPUTS", folder)
         mpl.rcdefaults()
-        expected = [style.save(fig, "x").read_bytes() for fig in each()]
+        return written, written()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_settings_of_a_matplotlibrc_do_not_get_in(outputs, settings, every_figure):
+    written, expected = every_figure
     with mpl.rc_context(settings):
         own = {key: mpl.rcParams[key] for key in settings}
-        assert [style.save(fig, "x").read_bytes() for fig in each()] == expected
+        assert written() == expected
         assert own == {key: mpl.rcParams[key] for key in settings}, "a person's settings stay"
         style.use_style()
         assert {key: mpl.rcParams[key] for key in style.STYLE} == {**style.STYLE, "figure.figsize": [5.5, 3.4]}
@@ -246,6 +254,9 @@ def test_framework_bad_arguments():
         for pictures in (decoded | {name: decoded[name][1:]}, {k: v for k, v in decoded.items() if k != name}):
             with pytest.raises(ValueError, match="not those of this edit"):
                 framework.framework(edit, pictures)
+    for missing in ("solution", "config"):
+        with pytest.raises(ValueError, match="no decomposition"):
+            framework.framework(dataclasses.replace(edit, **{missing: None}), decoded)
     with pytest.raises(ValueError, match="draw it whole"):
         framework.shown(edit_prompt(text_to_image(), "a", "an", 1, **place(steps=4, tx=0.5)))
 

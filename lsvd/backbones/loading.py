@@ -66,6 +66,8 @@ def load(
         loader = getattr(diffusers, components["_class_name"]) if kind == "text-to-image" else DDPMPipeline
         taken = inspect.signature(loader.__init__).parameters
     unused = {name: None for name in UNUSED if name in taken and _left_out(folder, name, components.get(name))}
+    # diffusers wants to be told again of encoders that were left out when the pipeline was saved
+    unused |= {n: None for n, v in components.items() if v == [None, None] and n.startswith(("text_enc", "tokenizer"))}
     parts = {name: value for name, value in components.items() if name not in unused}
     parts = unused | _read_parts(folder, parts, remedy, dtype, variant, own)
     extra = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}

@@ -19,8 +19,7 @@ PROMPTS = ["a person", "an old person"]
 def drawn(backbone, call_kwargs, prompts=PROMPTS, guidance=4.0, steps=3):
     """The final codes of seeds 0, 1, ... by the backbone, and by its plain pipeline with the same arguments."""
     seeds = range(len(prompts))
-    _, sigma = backbone.schedule(steps)
-    code, found = backbone.noise(list(seeds)) * sigma, []
+    code, found = backbone.noise(list(seeds)) * backbone.schedule(steps).sigma, []
     checked = backbone.check_call(call_kwargs, len(prompts))
 
     def callback(pipe, step, t, tensors):

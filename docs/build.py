@@ -18,18 +18,7 @@ from sphinx.cmd.build import build_main
 ROOT = Path(__file__).resolve().parents[1]
 INTERVAL = re.compile(r"(-?[\d.]+) (\[-?[\d.]+,) (-?[\d.]+\])")
 MARK = re.compile(r"<!-- (\w+)(?: (\w+))? -->")
-TITLES = {
-    "": "Front door",
-    "backbones": "Backbones",
-    "sampling": "Sampling",
-    "decomposition": "Decomposition",
-    "avi": "Attribute Vector Integration",
-    "statistics": "Statistics",
-    "figures": "Figures",
-    "storage": "Storage",
-    "testbed": "Testbed",
-    "studies": "Studies",
-}
+TITLES = {"": "Front door", "avi": "Attribute Vector Integration"}  # of parts whose names do not tell
 
 
 def main(arguments: list[str]) -> int:
@@ -58,7 +47,8 @@ def gather(pages: Path) -> None:
         text = INTERVAL.sub("\\1\u00a0\\2\u00a0\\3", text)  # on one line
         (pages / page.name).write_text(re.sub(r"(?<=[( ])\.\./(?=outputs/|notebooks/)", "", text), encoding="utf-8")
     (pages / "api").mkdir()
-    for name, title in TITLES.items():
+    for name in ("", *(path.parent.name for path in (ROOT / "lsvd").glob("*/__init__.py"))):
+        title = TITLES.get(name, name.capitalize())
         (pages / "api" / f"{name or 'lsvd'}.md").write_text(reference(name, title), encoding="utf-8")
 
 

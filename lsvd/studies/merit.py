@@ -6,19 +6,17 @@ chance.
 Intervals come from bootstrap draws of seeds, which all attributes and all ways share.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsvd.statistics.intervals import Interval, percentiles
-from lsvd.studies.editing import Found
+from lsvd.studies.edits import Measured
 from lsvd.studies.ways import Way
 
 DRAWS = 2000
-Measured = Mapping[str, Mapping[Way, Found]]
-"""What each way did, by attribute."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def front(found: Sequence[Point]) -> list[Point]:
 def advantage(measured: Measured, way: Way, others: Sequence[Way], draws: int = DRAWS) -> Interval:
     """By how much a way's success exceeds what `others` reach together at its side effects, with its interval.
 
-    The hull of the others is drawn anew with each draw of seeds, which gives them the best of their luck: the interval
+    Each draw of seeds has its own hull of the others, which gives them the best of their luck: the interval
     leans against the way. Raises ValueError if there are no others, and as `weights`.
     """
     if not others:
@@ -126,7 +124,7 @@ def reach(side: NDArray, success: NDArray, at: float) -> float:
 
 
 def values(measured: Measured, ways: Sequence[Way], what: str) -> NDArray:
-    """A field of lsvd.studies.editing.Found in each picture: (attributes, ways, n), NaN where it had the attribute."""
+    """A field of lsvd.studies.edits.Outcome in each picture: (attributes, ways, n), NaN where it had the attribute."""
     found = [[each[way] for way in ways] for each in measured.values()]
     return np.array([[np.where(f.had, np.nan, getattr(f, what).double()) for f in row] for row in found])
 

@@ -14,8 +14,6 @@ from lsvd.avi.placement import Placement
 from lsvd.testbed.scenes import captions
 
 SOURCE = "a person"
-
-
 ATTRIBUTES = {
     "female": {"gender": "female"},
     "male": {"gender": "male"},
@@ -27,15 +25,15 @@ ATTRIBUTES = {
     "red hair": {"hair_colour": "red"},
 }
 
-
 CHOOSING, REPORTED, LEARNED = range(100, 116), range(16), range(200, 216)
+FEW = REPORTED[:10]
+"""Seeds: settings are chosen on CHOOSING, results are of REPORTED or FEW of them, a transfer learns on LEARNED."""
+
 BRANCHES = (0.76, 0.68, 0.6, 0.52)
 """Fractions of T from which on a branched z has the target prompt."""
 
-
 FINER = (0.64, 0.6, 0.56, 0.52)
 """The same in the finer search."""
-
 
 Method = Literal["target prompt", "prompt switching", "lerp", "slerp", "swap", "AVI", "transfer"]
 

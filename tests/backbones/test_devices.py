@@ -313,7 +313,7 @@ def test_edits_are_measured(tmp_path, monkeypatch):
         backbone = backbones.from_pipeline(backbone.pipe, replace(backbone.entry, steps=3))
         monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / backbone.device.type))
         rig = Rig(backbone, untrained().to(backbone.device), clip.load(device=backbone.device))
-        found.append(editing.measure(rig, {"hue": "red"}, ways, SEEDS))
+        found.append(edits.outcomes(rig, {"hue": "red"}, ways, SEEDS))
     for way in ways:
         for ours, theirs in zip(vars(found[0][way]).values(), vars(found[1][way]).values(), strict=True):
             assert_close(ours, theirs, rtol=0, atol=1e-6, equal_nan=True)

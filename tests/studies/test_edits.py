@@ -137,12 +137,14 @@ def test_a_branch_is_the_source_before_and_prompt_switching_at_its_end(rig, walk
     assert torch.equal(found.codes[: place + 1], x.codes[: place + 1])
     assert_close(found.final, edits.final_codes(rig.backbone, x, z, Way("prompt switching", 0.5)))
     assert not torch.equal(found.final, x.final)
-    for tx in (0.3, 0.5, 0.8):  # z after the branch, where it begins, and before
-        way = Way("lerp", tx, branch=0.5)
-        part = edits.target_walk(rig.backbone, x, "an old person", way)
-        assert len(part.codes) < len(found.codes)
-        for code, whole in zip(*(codes(rig.backbone, x, walk, way) for walk in (part, found)), strict=True):
-            assert torch.equal(code, whole)
+    way = Way("lerp", 0.3, branch=0.5)
+    part = edits.target_walk(rig.backbone, x, "an old person", way)
+    assert len(part.codes) < len(found.codes)
+    for code, whole in zip(*(codes(rig.backbone, x, walk, way) for walk in (part, found)), strict=True):
+        assert torch.equal(code, whole)
+    for tx in (0.5, 0.8):  # where the branch begins, and before
+        with pytest.raises(ValueError, match="before the branch"):
+            edits.target_walk(rig.backbone, x, "an old person", Way("lerp", tx, branch=0.5))
 
 
 def test_pictures_are_those_of_each_way(rig, walks):

@@ -94,10 +94,10 @@ def measure(rig: Rig, way: Way | None = None, *, references: int = 2000, progres
     ways = without(setting() if way is None else way)
     measured = edits.of_attributes(rig, list(ways.values()), FEW, progress=progress)
     features = reference_features(rig.judge, references, rig.backbone.entry.size, {"style": "photo"})
-    return judged(rig.backbone.name, measured, ways, features)
+    return from_outcomes(rig.backbone.name, measured, ways, features)
 
 
-def judged(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], Way], reference: NDArray) -> Result:
+def from_outcomes(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], Way], reference: NDArray) -> Result:
     """The study from outcomes of all ways, and the features of reference pictures, (m, d)."""
     photos = edits.photos(measured)
     pictures = sum(len(next(iter(each.values())).had) for each in photos.values())

@@ -122,7 +122,7 @@ def families(tried: Measured) -> dict[str, list[Point]]:
     return groups
 
 
-def shown(tried: Measured) -> dict[str, Way]:
+def gentlest(tried: Measured) -> dict[str, Way]:
     """One setting of AVI for each kind of z: the gentlest of those that succeed. Pictures are drawn with these.
 
     The style is left out of the choice: it does not outlive the source prompt at any setting with few side effects.
@@ -132,8 +132,8 @@ def shown(tried: Measured) -> dict[str, Way]:
 
 
 def choose(tried: Measured, budgets: Sequence[float] = BUDGETS) -> dict[str, list[Way]]:
-    """Each family's best settings within the budgets, without repetition, and those of `shown`."""
-    pictured, chosen = shown(tried), {}
+    """Each family's best settings within the budgets, without repetition, and those of `gentlest`."""
+    pictured, chosen = gentlest(tried), {}
     for family, points in families(tried).items():
         ways = [*merit.choose(points, budgets).values(), *([pictured[family]] if family in pictured else [])]
         chosen[family] = list(dict.fromkeys(ways))

@@ -205,16 +205,16 @@ def _compare(rig: Rig, before: Tensor, reading: Reading, after: Tensor, wanted: 
     """The fields of Outcome, of pictures before and after and the reading of those before."""
     scene, now = rig.judge.scene, rig.judge.read(after)
     had, has, side = compare(reading, now, scene, wanted)
-    found = {"had": had, "has": has, "side": side}
+    outcome = {"had": had, "has": has, "side": side}
     for name, each in (("before", reading), ("after", now)):
-        found[name] = probability(each, scene, wanted)
+        outcome[name] = probability(each, scene, wanted)
     vectors = [rig.clip.pictures(pictures) for pictures in (before, after)]
-    found["distance"] = 1 - (vectors[0] * vectors[1]).sum(-1)
+    outcome["distance"] = 1 - (vectors[0] * vectors[1]).sum(-1)
     spans = [(p.amax(1) - p.amin(1)).mean((1, 2)) for p in (before, after)]
-    found["chroma"] = spans[1] - spans[0]
+    outcome["chroma"] = spans[1] - spans[0]
     with torch.no_grad():
-        found["features"] = rig.judge.features(after).half()
-    return found
+        outcome["features"] = rig.judge.features(after).half()
+    return outcome
 
 
 def probability(reading: Reading, scene: Scene, wanted: Mapping[str, str]) -> Tensor:

@@ -31,7 +31,7 @@ NEAR = 40.0  # dB of PSNR from the limit, from which on a picture counts as the 
 
 
 @dataclass(frozen=True, eq=False)
-class Edited:
+class AttributeEdit:
     """An edit of all pictures towards an attribute: the pictures after it, (n, 3, H, W), and its effects.
 
     null: the effects of going on from the same timestep without an edit.
@@ -54,7 +54,7 @@ class Result:
     pictures: Tensor
     back: dict[str, Tensor]
     moved: dict[str, Interval]
-    edits: dict[str, Edited]
+    edits: dict[str, AttributeEdit]
 
     def psnr(self, way: str) -> Tensor:
         """PSNR in dB of what a way leads back to from the pictures, (n,)."""
@@ -93,17 +93,17 @@ def measure(
         back[way] = model.decode(resume(model, walk, walk.timesteps[0]).final)
     # which factor is left out of the moves makes no difference to a picture drawn again
     moved = {way: _effects(reader, before, drawn, {"age": "old"}).side for way, drawn in back.items()}
-    edits = {name: _edited(backbone, reader, walk, before, name) for name in attributes}
+    edits = {name: _edit(backbone, reader, walk, before, name) for name in attributes}
     return Result(backbone.name, pictures, back, moved, edits)
 
 
-def _edited(backbone: Backbone, reader: Reader, walk: Trajectory, before: Reading, name: str) -> Edited:
+def _edit(backbone: Backbone, reader: Reader, walk: Trajectory, before: Reading, name: str) -> AttributeEdit:
     """The edit of a trajectory towards an attribute."""
     edit = edit_prompt(backbone, walk, target_prompt(ATTRIBUTES[name]))
     pictures = backbone.decode(edit.edited.final)
     unedited = backbone.decode(resume(backbone, walk, edit.t).final)
     effects, null = (_effects(reader, before, after, ATTRIBUTES[name]) for after in (pictures, unedited))
-    return Edited(pictures, effects, null)
+    return AttributeEdit(pictures, effects, null)
 
 
 def _effects(reader: Reader, before: Reading, after: Tensor, wanted: dict[str, str]) -> Effects:

@@ -68,7 +68,7 @@ class Result:
 
     def transfer(self) -> dict[str, tuple[merit.Point, dict[str, Effects]]]:
         """The edit by each seed's own change, and by that of other seeds: its point, and its effects by attribute."""
-        ways = {"its own": self.way, "of other seeds": transferred(self.way)}
+        ways = {"its own": self.way, "of other seeds": transfer_of(self.way)}
         points = merit.points(self.measured, ways.values())
         effects = [{name: each[way].effects for name, each in self.measured.items()} for way in ways.values()]
         return dict(zip(ways, zip(points, effects, strict=True), strict=True))
@@ -76,7 +76,7 @@ class Result:
 
 def setting(rig: Rig) -> Way:
     """The setting whose strength varies: that of the study of editing with a branched z, if any was tried."""
-    return list(editing.shown(editing.search(rig)).values())[-1]
+    return list(editing.gentlest(editing.search(rig)).values())[-1]
 
 
 def at_strengths(way: Way) -> dict[str, list[Way]]:
@@ -87,7 +87,7 @@ def at_strengths(way: Way) -> dict[str, list[Way]]:
     }
 
 
-def transferred(way: Way) -> Way:
+def transfer_of(way: Way) -> Way:
     """The same edit with what was learned on other seeds."""
     return replace(way, method="transfer")
 
@@ -98,8 +98,8 @@ def measure(rig: Rig, way: Way | None = None, *, progress: bool = False) -> Resu
     Raises ValueError and WriteError as lsvd.studies.edits.outcomes.
     """
     way = setting(rig) if way is None else way
-    ways = [each for own in at_strengths(way).values() for each in own]
-    measured = edits.of_attributes(rig, [*ways, transferred(way)], FEW, progress=progress)
+    ways = [one for group in at_strengths(way).values() for one in group]
+    measured = edits.of_attributes(rig, [*ways, transfer_of(way)], FEW, progress=progress)
     return Result(rig.backbone.name, way, measured)
 
 
@@ -167,8 +167,8 @@ def monotone(measured: Measured, ways: Sequence[Way], strengths: Sequence[float]
     p = values(measured, ways, "after")
     rho = np.full((p.shape[0], p.shape[2]), np.nan)
     for a, n in np.argwhere(np.isfinite(p).all(1)):
-        own = p[a, :, n]
-        rho[a, n] = stats.spearmanr(strengths, own).statistic if np.ptp(own) > 0 else 0.0
+        chances = p[a, :, n]
+        rho[a, n] = stats.spearmanr(strengths, chances).statistic if np.ptp(chances) > 0 else 0.0
     return intervals.mean(of_seeds(rho))
 
 
@@ -178,9 +178,9 @@ def bend(measured: Measured, ways: Sequence[Way], strengths: Sequence[float], dr
     0 for a line; a step has up to 1. The strengths must rise. NaN where nothing rises.
     """
     p = values(measured, ways, "after")
-    seen, drawn = np.isfinite(p), merit.weights(measured, draws)
-    count = np.einsum("dn,asn->das", drawn, seen)
-    mean = np.einsum("dn,asn->das", drawn, np.where(seen, p, 0)) / np.maximum(count, 1)
+    seen, counts = np.isfinite(p), merit.weights(measured, draws)
+    count = np.einsum("dn,asn->das", counts, seen)
+    mean = np.einsum("dn,asn->das", counts, np.where(seen, p, 0)) / np.maximum(count, 1)
     y = (mean * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)  # (draws, strengths)
     x = (np.asarray(strengths) - strengths[0]) / (strengths[-1] - strengths[0])
     rise = y[:, -1:] - y[:, :1]

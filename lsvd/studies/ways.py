@@ -70,7 +70,7 @@ class Way:
         return Placement(self.tx, self.dtau, self.branch, self.same_level)
 
     def key(self) -> dict[str, Any]:
-        """What it is named by on disk: measurements are found by this."""
+        """What measurements of it are named by on disk; another key loses them."""
         return asdict(self)
 
     @property
@@ -95,8 +95,10 @@ class Way:
             parts += [self.config.basis] * (self.config.basis != plain.basis)
             parts += ["rest dropped"] * (not self.config.keep_rest)
             parts += [f"{self.config.norm} norms"] * (self.config.norm != plain.norm)
-            changed = {name: own for name, own in asdict(lambdas).items() if own != getattr(plain.lambdas, name)}
-            parts += [f"{name.replace('_', ' ')} weight {own:g}" for name, own in changed.items()]
+            changed = {
+                name: weight for name, weight in asdict(lambdas).items() if weight != getattr(plain.lambdas, name)
+            }
+            parts += [f"{name.replace('_', ' ')} weight {weight:g}" for name, weight in changed.items()]
         parts += [f"z {abs(self.dtau)} step {'noisier' if self.dtau > 0 else 'cleaner'}"] * (self.dtau != 0)
         parts += ["at x's noise level"] * self.same_level
         return ", ".join([*parts, *[f"z from {self.branch:g} T on"] * (self.branch < 1)])

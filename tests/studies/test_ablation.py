@@ -80,7 +80,7 @@ def result(failing: int) -> ablation.Result:
     ways = ablation.without(integration(0.5, 2))
     bases = list(dict.fromkeys(basis for basis, _ in ways))[:failing]
     each = {way: outcome(*(FAILED.get(loss, FINE) if basis in bases else FINE)) for (basis, loss), way in ways.items()}
-    return ablation.judged("mini-sd", {"old": each, "drawing": each}, ways, REFERENCE)
+    return ablation.from_outcomes("mini-sd", {"old": each, "drawing": each}, ways, REFERENCE)
 
 
 @pytest.mark.parametrize(("failing", "word"), [(4, HOLDS), (1, IN_PART), (3, IN_PART), (0, NOT)])

@@ -8,20 +8,20 @@ from torch.testing import assert_close
 from lsvd.statistics.intervals import Interval
 from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
 from lsvd.studies import inversion
-from lsvd.studies.inversion import ITERATED, LIMIT, Edited, Result
+from lsvd.studies.inversion import ITERATED, LIMIT, AttributeEdit, Result
 from lsvd.testbed import reader as readers
 from lsvd.testbed.effects import tally
 
 N = 4
 
 
-def edit(hits: int, lacking: int = 3) -> Edited:
+def edit(hits: int, lacking: int = 3) -> AttributeEdit:
     had = torch.arange(N) >= lacking
     effects = tally(had, had | (torch.arange(N) < hits), torch.full((N,), 0.02))
-    return Edited(torch.zeros(N, 3, 8, 8), effects, tally(had, had, torch.full((N,), 0.01)))
+    return AttributeEdit(torch.zeros(N, 3, 8, 8), effects, tally(had, had, torch.full((N,), 0.01)))
 
 
-def result(errors: list[float], **edits: Edited) -> Result:
+def result(errors: list[float], **edits: AttributeEdit) -> Result:
     """A study whose DDIM is off by errors in each picture, from a limit that is off by 0.1 everywhere."""
     pictures = torch.full((N, 3, 8, 8), 0.5)
     back = {LIMIT: pictures + 0.1, "DDIM": pictures + 0.1 + torch.tensor(errors).view(N, 1, 1, 1)}

@@ -23,7 +23,7 @@ def test_every_stored_measurement_is_found(monkeypatch):
     for module in (edits, survey):
         monkeypatch.setattr(module, "_measure", None)
     monkeypatch.setattr(ablation, "reference_features", lambda *args: None)
-    monkeypatch.setattr(ablation, "judged", lambda *args: None)
+    monkeypatch.setattr(ablation, "from_outcomes", lambda *args: None)
     rig = load_rig()
     editing.measure(rig)
     strength.measure(rig)

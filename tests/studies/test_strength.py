@@ -79,7 +79,7 @@ def result(rising: float, straight: bool = True, had=(0, 0, 0, 0), n: int = 4) -
     edit, lerp = strength.at_strengths(SETTING).values()
     ways = {way: found(torch.where(up, p, 1 - p).tolist(), had) for way, p in zip(edit, rises, strict=True)}
     ways |= {way: found([float(s >= 1)] * n, had) for way, s in zip(lerp, steps, strict=True)}
-    ways[strength.transferred(SETTING)] = found([0.0] * n, had)
+    ways[strength.transfer_of(SETTING)] = found([0.0] * n, had)
     return strength.Result("mini-sd", SETTING, {"old": ways, "smile": ways})
 
 

@@ -1,25 +1,37 @@
-"""Measure edits in many ways, stage by stage, and keep them in measurements/edits.
+"""Measure edits in many ways, study by study, and keep them in measurements/edits.
 
-choosing tries all settings on seeds of their own (outputs/tables/sweep.csv); editing measures each method's best within
-budgets of side effects, on other seeds; strength one setting at many strengths; ablation that setting without one loss
-at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped run
-goes on.
+editing tries all settings on seeds of their own (outputs/tables/sweep.csv), then measures each method's best within
+budgets of side effects on other seeds; strength measures one setting at many strengths; ablation one setting without
+one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
+run goes on.
 """
 
 import argparse
+import logging
+from importlib import import_module
+
+STUDIES = ("editing", "strength", "ablation")
+log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    from lsvd.studies.stages import STAGES
-
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STAGES)}; all if none is given")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STUDIES)}; all if none is given")
     parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure the stages."""
-    from lsvd.studies import stages
+    """Measure the studies."""
+    from lsvd.checks import known
+    from lsvd.studies.rig import load_rig
 
-    stages.run(options.names, options.backbone, options.device)
+    names = [known(name, STUDIES, "study") for name in options.names] or STUDIES
+    try:
+        rig = load_rig(options.backbone, options.device)
+        for name in names:
+            import_module(f"lsvd.studies.{name}").run(rig)
+    except (ValueError, OSError) as error:
+        error.add_note(options.backbone)
+        raise
+    log.info("%s: %s", options.backbone, ", ".join(names))

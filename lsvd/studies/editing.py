@@ -1,203 +1,243 @@
-"""Edits in many ways, measured and kept with the project (lsvd.studies.stages asks for them).
+"""Editing: does Attribute Vector Integration (AVI) bring attributes into pictures better than plainer ways do?
 
-Each attribute is brought into pictures of one source prompt by Attribute Vector Integration at many settings, and by
-its controls: the target prompt from some timestep on (prompt switching), linear and spherical interpolation of the two
-codes, and an exchange of their leading triplets. A reader says of each picture whether the attribute is there, and how
-far everything else has moved. Settings are chosen on the seeds CHOOSING; what is reported is of the seeds REPORTED.
-
-What was measured lies in measurements/edits, named by a digest of weights, reader and settings. Each way is kept in
-build/cache as well: a stopped run goes on.
+Wang et al. 2025 (arXiv 2502.02225, Figures 1 and 6). Settings are chosen on the seeds CHOOSING, one for all attributes:
+for each family of ways, the most successful within BUDGETS of side effects. What is reported is of the seeds REPORTED,
+which have no part in any choice. AVI is held against its controls at equal side effects (lsvd.studies.merit).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from lsvd.avi.edit import codes_between, edit_between
-from lsvd.avi.exact import AVIConfig
+from lsvd import avi
+from lsvd.avi.edit import codes_between
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_seeds
-from lsvd.paths import measurements
-from lsvd.sampling import trajectory
-from lsvd.sampling.kept import trajectories
-from lsvd.sampling.trajectory import Trajectory, resume
-from lsvd.statistics.intervals import columns
-from lsvd.storage import results
-from lsvd.storage.tensors import Spec
+from lsvd.paths import outputs
+from lsvd.sampling.trajectory import Trajectory
+from lsvd.statistics.intervals import Interval, columns, mean
+from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.storage.files import update_csv
+from lsvd.studies import edits, merit
+from lsvd.studies.edits import Measured, photos
+from lsvd.studies.merit import Point, advantage
 from lsvd.studies.rig import Rig
-from lsvd.studies.ways import LEARNED, SOURCE, Way, target_prompt
-from lsvd.testbed.effects import Effects, compare, tally
-from lsvd.testbed.reader import Reading
+from lsvd.studies.ways import ATTRIBUTES, CENTRES, CHOOSING, REPORTED, Way, difference, singly, target_prompt, tries
+from lsvd.testbed.effects import compare
+
+BUDGETS = (0.02, 0.04, 0.06, 0.1, 0.2)
+"""Side effects within which each family's best setting is chosen."""
+
+CLAIM = "AVI beats {} at equal side effects"
+ALL = "all controls"
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What one way did to n pictures, each a tensor of shape (n,) or (n, d).
+class Result:
+    """The study on one backbone.
 
-    had, has: whether the attribute was read before and after, bool. before, after: the probability that the reader
-    gives it. side: the mean move of all other factors that can be seen, 0 to 1. distance: 1 - cosine of mini-clip's
-    vectors of the picture before and after. chroma: by how much the mean of (largest - smallest colour) grows.
-    features: of the reader, float16, for Frechet distances, if they were kept.
+    tried: all settings on the seeds CHOOSING. chosen: each family's settings, without repetition; a family whose
+    settings all exceed the budgets has none. reported: the chosen settings on the seeds REPORTED.
     """
 
-    had: Tensor
-    has: Tensor
-    before: Tensor
-    after: Tensor
-    side: Tensor
-    distance: Tensor
-    chroma: Tensor
-    features: Tensor | None = None
+    backbone: str
+    tried: Measured
+    chosen: Mapping[str, Sequence[Way]]
+    reported: Measured
+
+    @cached_property
+    def families(self) -> dict[str, list[Point]]:
+        """The points of all settings that were tried, by family."""
+        return families(self.tried)
 
     @property
-    def effects(self) -> Effects:
-        """Success and side effects, with intervals."""
-        return tally(self.had, self.has, self.side)
+    def controls(self) -> dict[str, list[Way]]:
+        """The chosen settings of each family that is not AVI."""
+        return {family: list(ways) for family, ways in self.chosen.items() if ways and not family.startswith("AVI")}
+
+    @property
+    def rivals(self) -> list[Way]:
+        """The chosen settings of all controls together."""
+        return [way for ways in self.controls.values() for way in ways]
+
+    @property
+    def candidates(self) -> list[Way]:
+        """The chosen settings of AVI."""
+        return [way for ways in self.chosen.values() for way in ways if way.method == "AVI"]
+
+    @cached_property
+    def best(self) -> Way:
+        """The setting of AVI with the largest gain over all controls on the seeds CHOOSING. It is held against them."""
+        return max(self.candidates, key=lambda way: advantage(self.tried, way, self.rivals).value)
+
+    @cached_property
+    def against(self) -> dict[str, Interval]:
+        """The gain of the best setting over each family of controls and over all, on the seeds REPORTED."""
+        controls = {**self.controls, ALL: self.rivals}
+        return {family: advantage(self.reported, self.best, ways) for family, ways in controls.items()}
+
+    @cached_property
+    def gains(self) -> dict[str, dict[Way, Interval]]:
+        """The gain of each candidate over all controls: of all attributes, and of those that are not a style."""
+        groups = {"eight attributes": self.reported, "without the style": photos(self.reported)}
+        return {
+            label: {way: advantage(group, way, self.rivals) for way in self.candidates}
+            for label, group in groups.items()
+        }
+
+    @cached_property
+    def by_attribute(self) -> dict[str, Interval]:
+        """The gain of the best setting over all controls, attribute by attribute."""
+        return {name: advantage({name: each}, self.best, self.rivals) for name, each in self.reported.items()}
 
 
-def target_walk(backbone: Backbone, source: Trajectory, target: str, way: Way) -> Trajectory:
-    """The trajectory that a way takes z from: with the target prompt from x_T on, or from the way's branch on.
+def search(rig: Rig, *, progress: bool = False) -> Measured:
+    """All settings on the seeds CHOOSING."""
+    return edits.of_attributes(rig, tries(), CHOOSING, features=False, progress=progress)
 
-    A branch is drawn no further than z. Raises ValueError if z is off the schedule, or from before the branch.
+
+def measure(rig: Rig, *, progress: bool = False) -> Result:
+    """The study of the rig's backbone, from measurements that are kept on disk.
+
+    Raises ValueError and WriteError as lsvd.studies.edits.outcomes.
     """
-    places = way.placement.on(source.schedule)
-    if places.t_branch is None:
-        return trajectories(backbone, target, source.settings.seeds, steps=source.settings.steps)
-    until = None if places.same_level else places.t_target
-    return trajectory.branch(backbone, source, places.t_branch, target, until=until)
+    tried = search(rig, progress=progress)
+    chosen = choose(tried)
+    ways = [way for own in chosen.values() for way in own]
+    return Result(rig.backbone.name, tried, chosen, edits.of_attributes(rig, ways, REPORTED, progress=progress))
 
 
-def edited(
-    backbone: Backbone, source: Trajectory, target: Trajectory, way: Way, change: Tensor | None = None
-) -> Tensor:
-    """The final codes of the source's pictures, edited: shape (n, C, H, W).
+def run(rig: Rig, progress: bool = True) -> None:
+    """Measure the study; all settings that were tried go to outputs/tables/sweep.csv."""
+    result = measure(rig, progress=progress)
+    update_csv(outputs("tables", "sweep.csv"), sweep(result), ["attribute", "backbone"], ATTRIBUTES)
 
-    target: the trajectory that z is taken from, with the target prompts. change: (C, H, W), what `transfer` adds to x
-    (see `learned`). Raises ValueError as lsvd.avi.edit.edit_between.
+
+def families(tried: Measured) -> dict[str, list[Point]]:
+    """The points of settings, by family."""
+    groups: dict[str, list[Point]] = {}
+    for point in merit.points(tried):
+        groups.setdefault(point.way.family, []).append(point)
+    return groups
+
+
+def gentlest(tried: Measured) -> dict[str, Way]:
+    """One setting of AVI for each kind of z: the gentlest of those that succeed. Pictures are drawn with these.
+
+    The style is left out of the choice: it does not outlive the source prompt at any setting with few side effects.
     """
-    if way.method == "target prompt":
-        return target.final
-    places = way.placement.on(source.schedule)
-    if way.method == "prompt switching":
-        return resume(backbone, source, places.t, prompts=target.settings.prompts).final
-    method = way.code if change is None else lambda x, z: x + change
-    return edit_between(backbone, source, target, places, method).edited.final
+    groups = families(photos(tried))
+    return {family: merit.gentlest(points) for family, points in groups.items() if family.startswith("AVI")}
 
 
-def learned(rig: Rig, source: str, target: str, way: Way) -> Tensor:
-    """The mean change of the code that a way makes of the seeds LEARNED, (C, H, W), as lsvd.avi.attribute has it.
+def choose(tried: Measured, budgets: Sequence[float] = BUDGETS) -> dict[str, list[Way]]:
+    """Each family's best settings within the budgets, without repetition, and those of `gentlest`."""
+    pictured, chosen = gentlest(tried), {}
+    for family, points in families(tried).items():
+        ways = [*merit.choose(points, budgets).values(), *([pictured[family]] if family in pictured else [])]
+        chosen[family] = list(dict.fromkeys(ways))
+    return chosen
 
-    source, target: prompts.
+
+def single_choices(result: Result) -> Iterator[tuple[str, Point, list[tuple[str, Point, Interval]]]]:
+    """Each centre of AVI by family, its point, and what changes with one choice: its name, its point, and its gain.
+
+    The gain is over mixtures of the centre and no edit, at the same side effects.
     """
-    backbone = rig.backbone
-    x_walk = trajectories(backbone, source, check_seeds(LEARNED))
-    z_walk = target_walk(backbone, x_walk, target, way)
-    x, z = codes_between(backbone, x_walk, z_walk, way.placement.on(x_walk.schedule))
-    return (way.code(x, z) - x).mean(0)
+    points = {point.way: point for group in result.families.values() for point in group}
+    for family, centre in CENTRES.items():
+        changes = [
+            (difference(centre, way), points[way], advantage(result.tried, way, [centre])) for way in singly(centre)[1:]
+        ]
+        yield family, points[centre], changes
 
 
-def measure(
-    rig: Rig,
-    wanted: Mapping[str, str],
-    ways: Sequence[Way],
-    seeds: Sequence[int],
-    *,
-    source: str = SOURCE,
-    features: bool = True,
-    folder: str | Path | None = None,
-    progress: bool = False,
-) -> dict[Way, Found]:
-    """What each way does to the pictures of the source prompt, with the attribute `wanted`; read if measured before.
+def truncations(result: Result) -> Iterator[tuple[float, Point, list[tuple[str, Point]]]]:
+    """What truncation does by itself: for each branch, lerp and plain AVI with the same z, beside prompt switching.
 
-    features: whether the reader's are kept, which are most of what there is to keep.
-    folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, KeyError for a factor
-    or level that the scene does not have, and WriteError, before anything is measured, where it cannot be kept.
+    Yields the branch, the point of the target prompt from there on, and those of the edits that go on with the source
+    prompt; AVI with all but k as in AVIConfig().
     """
-    seeds, ways = check_seeds(seeds), list(ways)
-    if len(set(map(repr, ways))) < len(ways) or not ways:
-        raise ValueError("no way is given, or one is given twice: give each once")
-    about = {**rig.identity, "source": source, "wanted": dict(wanted), "seeds": list(seeds)}
-    made_by = {**about, "ways": [way.key() for way in ways], **({} if features else {"features": False})}
-    tensors = results.remember(
-        rig.backbone.name,
-        made_by,
-        lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
-        folder=folder or measurements("edits"),
-        specs=_specs(len(ways), len(seeds), features),
-        must_keep=True,
-    )
-    return {way: Found(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
+    switched = {point.way.tx: point for point in result.families["prompt switching"]}
+    branched = result.families["AVI, z branched"]
+    for branch in sorted({point.way.branch for point in branched}, reverse=True):
+        lerp = [point for point in result.families["lerp, z branched"] if point.way.branch == branch]
+        lines = [(f"lerp, weight {point.way.weight:g}", point) for point in lerp]
+        for point in branched:
+            k = point.way.config.k_z
+            plain = replace(CENTRES["AVI, z branched"], branch=branch, config=avi.AVIConfig(k_z=k))
+            lines += [(f"AVI, k = {k}", point)] * (point.way == plain)
+        yield branch, switched[branch], lines
 
 
-def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
-    """What a file of measurements must hold."""
-    specs = {each.name: Spec((ways, pictures), finite=False) for each in fields(Found)}
-    specs |= {name: Spec((ways, pictures), torch.bool) for name in ("had", "has")}
-    specs["features"] = Spec((ways, pictures, None), torch.float16, finite=False)
-    return specs if features else {name: spec for name, spec in specs.items() if name != "features"}
+def deviation(rig: Rig, pictures: Mapping[str, Tensor], before: Tensor, measured: Measured, way: Way) -> float:
+    """By how much pictures by a way, (n, 3, H, W) by attribute, differ from the first n that were measured.
+
+    The largest difference in side effects. Infinite where the pictures before, of the same shape, had the attribute in
+    other places.
+    """
+    reading, largest = rig.judge.read(before), 0.0
+    for name, after in pictures.items():
+        had, _, side = compare(reading, rig.judge.read(after), rig.judge.scene, ATTRIBUTES[name])
+        outcome, n = measured[name][way], len(side)
+        if not had.equal(outcome.had[:n]):
+            return float("inf")
+        largest = max(largest, (side - outcome.side[:n]).abs().max().item())
+    return largest
 
 
-def _measure(
-    rig: Rig,
-    wanted: Mapping[str, str],
-    ways: Sequence[Way],
-    seeds: Sequence[int],
-    source: str,
-    about: Mapping[str, Any],
-    features: bool,
-    progress: bool,
-) -> results.Tensors:
-    """The fields of Found of all ways, stacked; each way is kept in build/cache on the way."""
-    backbone, prompt = rig.backbone, target_prompt(wanted)
-    x_walk = trajectories(backbone, source, seeds)
-    before = backbone.decode(x_walk.final)
-    reading, parts = rig.judge.read(before), []
-    for way in tqdm(ways, desc=prompt, disable=not progress, leave=False):
+def shares_of_bound(backbone: Backbone, source: Trajectory, way: Way) -> dict[str, tuple[Interval, Interval]]:
+    """How far an edit by AVI moves the code of each attribute: as a share of lsvd.avi.exact.bound, and of the way to z.
 
-        def one(way: Way = way) -> results.Tensors:
-            z_walk = target_walk(backbone, x_walk, prompt, way)
-            change = learned(rig, source, prompt, way) if way.method == "transfer" else None
-            after = backbone.decode(edited(backbone, x_walk, z_walk, way, change))
-            return _compare(rig, before, reading, after, wanted)
-
-        parts.append(results.remember(f"{backbone.name}-edits", {**about, "way": way.key()}, one))
-    kept = [name for name in parts[0] if features or name != "features"]
-    return {name: torch.stack([part[name] for part in parts]) for name in kept}
+    Means over the pictures of the source's trajectory. The first share is at most 1.
+    """
+    places, shares = way.placement.on(source.schedule), {}
+    for name, wanted in ATTRIBUTES.items():
+        target = edits.target_walk(backbone, source, target_prompt(wanted), way)
+        x, z = (code.cpu() for code in codes_between(backbone, source, target, places))
+        y = avi.solve(x, z, way.config).y
+        moved, whole = ((code.double() - x.double()).flatten(1).norm(dim=1) for code in (y, z))
+        shares[name] = mean(moved / avi.bound(x, z, way.config)), mean(moved / whole)
+    return shares
 
 
-def _compare(rig: Rig, before: Tensor, reading: Reading, after: Tensor, wanted: Mapping[str, str]) -> results.Tensors:
-    """The fields of Found, of pictures before and after and the reading of those before."""
-    scene, now = rig.judge.scene, rig.judge.read(after)
-    had, has, side = compare(reading, now, scene, wanted)
-    found = {"had": had, "has": has, "side": side}
-    for name, each in (("before", reading), ("after", now)):
-        chances = [each.probabilities[factor][:, scene.index(factor, level)] for factor, level in wanted.items()]
-        found[name] = torch.stack(chances).prod(0)
-    vectors = [rig.clip.pictures(pictures) for pictures in (before, after)]
-    found["distance"] = 1 - (vectors[0] * vectors[1]).sum(-1)
-    spans = [(p.amax(1) - p.amin(1)).mean((1, 2)) for p in (before, after)]
-    found["chroma"] = spans[1] - spans[0]
-    with torch.no_grad():
-        found["features"] = rig.judge.features(after).half()
-    return found
+def verdicts(result: Result) -> list[Verdict]:
+    """Whether AVI beats each family of controls, and all together, at equal side effects: the gain lies above 0."""
+    return [
+        Verdict("editing", CLAIM.format(family), result.backbone, gain, 0.0, judge([gain.low > 0]))
+        for family, gain in result.against.items()
+    ]
 
 
-def row(rig: Rig, attribute: str, way: Way, found: Found) -> dict[str, str]:
-    """A line of sweep.csv. Success is empty where all pictures had the attribute before."""
-    config = way.config or AVIConfig()
-    weights = asdict(config.lambdas).values()
-    told = way.method == "AVI"
-    line = {"attribute": attribute, "backbone": rig.backbone.name, "method": way.method, "tx": f"{way.tx:g}"}
-    line |= {"dtau": str(way.dtau), "same level": str(way.same_level), "branch": f"{way.branch:g}"}
-    line |= {"weight": f"{way.weight:g}", "k": str(config.k_z if told else way.k)}
-    line |= {"basis": config.basis if told else "", "rest": str(config.keep_rest) if told else ""}
-    line |= {"lambdas": " ".join(f"{weight:g}" for weight in weights) if told else ""}
-    line |= {"norm": config.norm if told else ""}
-    its = found.effects
-    line |= columns("success", its.success) | columns("side_effects", its.side)
-    return line | {"perceptual": f"{found.distance.double().mean():.4f}", "n": str(its.lacking)}
+def rows(result: Result) -> list[dict[str, str | int]]:
+    """The rows of outputs/tables/editing.csv, one for each attribute and chosen setting, on the seeds REPORTED.
+
+    Success is empty where all pictures had the attribute before.
+    """
+    table = []
+    for name, each in result.reported.items():
+        for way, outcome in each.items():
+            effects, perceptual = outcome.effects, mean(outcome.distance)
+            row = {"attribute": name, "method": way.family, "setting": way.setting}
+            row |= columns("success", effects.success) | columns("side_effects", effects.side)
+            table.append(row | columns("perceptual", perceptual) | {"n": effects.lacking})
+    return table
+
+
+def sweep(result: Result) -> list[dict[str, str]]:
+    """The rows of outputs/tables/sweep.csv, one for each attribute and setting tried, on the seeds CHOOSING."""
+    table = []
+    for name, each in result.tried.items():
+        for way, outcome in each.items():
+            config, effects = way.config or avi.AVIConfig(), outcome.effects
+            by_avi = way.method == "AVI"
+            row = {"attribute": name, "backbone": result.backbone, "method": way.method, "tx": f"{way.tx:g}"}
+            row |= {"dtau": str(way.dtau), "same level": str(way.same_level), "branch": f"{way.branch:g}"}
+            row |= {"weight": f"{way.weight:g}", "k": str(config.k_z if by_avi else way.k)}
+            row |= {"basis": config.basis if by_avi else "", "rest": str(config.keep_rest) if by_avi else ""}
+            weights = " ".join(f"{weight:g}" for weight in asdict(config.lambdas).values())
+            row |= {"lambdas": weights if by_avi else "", "norm": config.norm if by_avi else ""}
+            row |= columns("success", effects.success) | columns("side_effects", effects.side)
+            table.append(row | {"perceptual": f"{outcome.distance.double().mean():.4f}", "n": str(effects.lacking)})
+    return table

@@ -6,19 +6,17 @@ chance.
 Intervals come from bootstrap draws of seeds, which all attributes and all ways share.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsvd.statistics.intervals import Interval, percentiles
-from lsvd.studies.editing import Found
+from lsvd.studies.edits import Measured
 from lsvd.studies.ways import Way
 
 DRAWS = 2000
-Measured = Mapping[str, Mapping[Way, Found]]
-"""What each way did, by attribute."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,12 @@ class Point:
 def points(measured: Measured, ways: Iterable[Way] | None = None, draws: int = DRAWS) -> list[Point]:
     """The points of ways, all if None. Raises ValueError as `weights`, KeyError for a way not measured."""
     ways = _shared(measured) if ways is None else list(ways)
-    drawn = weights(measured, draws)
-    found = []
+    counts = weights(measured, draws)
+    table = []
     for way in ways:
-        success, side = _means(measured, way, drawn)
-        found.append(Point(way, *(Interval(float(each[0]), *percentiles(each[1:])) for each in (success, side))))
-    return found
+        success, side = _means(measured, way, counts)
+        table.append(Point(way, *(Interval(float(each[0]), *percentiles(each[1:])) for each in (success, side))))
+    return table
 
 
 def weights(measured: Measured, draws: int = DRAWS, seed: int = 0) -> NDArray:
@@ -46,44 +44,44 @@ def weights(measured: Measured, draws: int = DRAWS, seed: int = 0) -> NDArray:
 
     Raises ValueError if attributes were measured on different numbers of pictures, on fewer than two, or not at all.
     """
-    sizes = {len(found.had) for each in measured.values() for found in each.values()}
+    sizes = {len(outcome.had) for each in measured.values() for outcome in each.values()}
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError(f"ways were measured on {sorted(sizes)} pictures: give the same two or more to all")
     (n,) = sizes
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
-    return np.concatenate([np.ones((1, n), np.int64), drawn])
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    return np.concatenate([np.ones((1, n), np.int64), counts])
 
 
-def choose(found: Sequence[Point], budgets: Sequence[float]) -> dict[float, Way]:
+def choose(candidates: Sequence[Point], budgets: Sequence[float]) -> dict[float, Way]:
     """For each budget of side effects the way of most success within it, of least side effects among equals.
 
     A budget that no way keeps to is left out.
     """
     chosen = {}
     for budget in budgets:
-        within = [point for point in found if point.side.value <= budget]
+        within = [point for point in candidates if point.side.value <= budget]
         if within:
             chosen[budget] = max(within, key=lambda point: (point.success.value, -point.side.value)).way
     return chosen
 
 
-def gentlest(found: Sequence[Point], success: float = 0.9) -> Way:
+def gentlest(candidates: Sequence[Point], success: float = 0.9) -> Way:
     """The way of least side effects among those of `success` or more; if there is none, the most successful.
 
     Raises ValueError for no points.
     """
-    if not found:
+    if not candidates:
         raise ValueError("there are no points to choose from: measure one way at least")
-    good = [point for point in found if point.success.value >= success]
+    good = [point for point in candidates if point.success.value >= success]
     if good:
         return min(good, key=lambda point: point.side.value).way
-    return max(found, key=lambda point: point.success.value).way
+    return max(candidates, key=lambda point: point.success.value).way
 
 
-def front(found: Sequence[Point]) -> list[Point]:
+def front(candidates: Sequence[Point]) -> list[Point]:
     """The points that no other beats in both, in the order of their side effects (the Pareto front)."""
     best, kept = -np.inf, []
-    for point in sorted(found, key=lambda point: (point.side.value, -point.success.value)):
+    for point in sorted(candidates, key=lambda point: (point.side.value, -point.success.value)):
         if point.success.value > best:
             best = point.success.value
             kept.append(point)
@@ -93,14 +91,14 @@ def front(found: Sequence[Point]) -> list[Point]:
 def advantage(measured: Measured, way: Way, others: Sequence[Way], draws: int = DRAWS) -> Interval:
     """By how much a way's success exceeds what `others` reach together at its side effects, with its interval.
 
-    The hull of the others is drawn anew with each draw of seeds, which gives them the best of their luck: the interval
+    Each draw of seeds has its own hull of the others, which gives them the best of their luck: the interval
     leans against the way. Raises ValueError if there are no others, and as `weights`.
     """
     if not others:
         raise ValueError("there is nothing to compare with: name one other way or more")
-    drawn = weights(measured, draws)
-    success, side = _means(measured, way, drawn)
-    rivals = np.array([_means(measured, other, drawn) for other in others])  # (others, 2, draws)
+    counts = weights(measured, draws)
+    success, side = _means(measured, way, counts)
+    rivals = np.array([_means(measured, other, counts) for other in others])  # (others, 2, draws)
     reached = [reach(rivals[:, 1, i], rivals[:, 0, i], at) for i, at in enumerate(side)]
     gain = success - np.array(reached)
     return Interval(float(gain[0]), *percentiles(gain[1:]))
@@ -126,9 +124,9 @@ def reach(side: NDArray, success: NDArray, at: float) -> float:
 
 
 def values(measured: Measured, ways: Sequence[Way], what: str) -> NDArray:
-    """A field of lsvd.studies.editing.Found in each picture: (attributes, ways, n), NaN where it had the attribute."""
-    found = [[each[way] for way in ways] for each in measured.values()]
-    return np.array([[np.where(f.had, np.nan, getattr(f, what).double()) for f in row] for row in found])
+    """A field of lsvd.studies.edits.Outcome in each picture: (attributes, ways, n), NaN where it had the attribute."""
+    outcomes = [[each[way] for way in ways] for each in measured.values()]
+    return np.array([[np.where(f.had, np.nan, getattr(f, what).double()) for f in row] for row in outcomes])
 
 
 def of_seeds(each: NDArray) -> NDArray:
@@ -143,16 +141,16 @@ def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, fl
     return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def _means(measured: Measured, way: Way, drawn: NDArray) -> tuple[NDArray, NDArray]:
+def _means(measured: Measured, way: Way, counts: NDArray) -> tuple[NDArray, NDArray]:
     """Success and side effects of a way for each row of weights, means over attributes, shape (rows,) each."""
     hits, tested, sides = 0.0, 0, 0.0  # an attribute that all pictures of a draw had is left out of it
     for each in measured.values():
-        found = each[way]
-        lacking = ~found.had.numpy()
-        count = drawn[:, lacking].sum(1)
-        has = drawn[:, lacking] @ found.has.numpy()[lacking].astype(float)
+        outcome = each[way]
+        lacking = ~outcome.had.numpy()
+        count = counts[:, lacking].sum(1)
+        has = counts[:, lacking] @ outcome.has.numpy()[lacking].astype(float)
         hits, tested = hits + has / np.maximum(count, 1), tested + (count > 0)
-        sides = sides + drawn @ found.side.double().numpy() / drawn.sum(1)
+        sides = sides + counts @ outcome.side.double().numpy() / counts.sum(1)
     return np.where(tested > 0, hits / np.maximum(tested, 1), np.nan), sides / len(measured)
 
 

@@ -49,10 +49,10 @@ class Rig:
 def load_rig(name: str = "mini-sd", device: str = "cpu") -> Rig:
     """The rig of an embedded backbone. Raises ValueError without prompts, or a reader that knows its pictures."""
     backbone = backbones.load(name, device)
-    made = rig_of(backbone)
-    if made is None:
+    rig = rig_of(backbone)
+    if rig is None:
         raise ValueError(f"no reader knows the pictures of {backbone.name}: its edits can be drawn, not measured")
-    return made
+    return rig
 
 
 def rig_of(backbone: Backbone) -> Rig | None:

@@ -14,8 +14,6 @@ from lsvd.avi.placement import Placement
 from lsvd.testbed.scenes import captions
 
 SOURCE = "a person"
-
-
 ATTRIBUTES = {
     "female": {"gender": "female"},
     "male": {"gender": "male"},
@@ -27,15 +25,15 @@ ATTRIBUTES = {
     "red hair": {"hair_colour": "red"},
 }
 
-
 CHOOSING, REPORTED, LEARNED = range(100, 116), range(16), range(200, 216)
+FEW = REPORTED[:10]
+"""Seeds: settings are chosen on CHOOSING, results are of REPORTED or FEW of them, a transfer learns on LEARNED."""
+
 BRANCHES = (0.76, 0.68, 0.6, 0.52)
 """Fractions of T from which on a branched z has the target prompt."""
 
-
 FINER = (0.64, 0.6, 0.56, 0.52)
 """The same in the finer search."""
-
 
 Method = Literal["target prompt", "prompt switching", "lerp", "slerp", "swap", "AVI", "transfer"]
 
@@ -72,7 +70,7 @@ class Way:
         return Placement(self.tx, self.dtau, self.branch, self.same_level)
 
     def key(self) -> dict[str, Any]:
-        """What it is named by on disk: measurements are found by this."""
+        """What measurements of it are named by on disk; another key loses them."""
         return asdict(self)
 
     @property
@@ -97,8 +95,10 @@ class Way:
             parts += [self.config.basis] * (self.config.basis != plain.basis)
             parts += ["rest dropped"] * (not self.config.keep_rest)
             parts += [f"{self.config.norm} norms"] * (self.config.norm != plain.norm)
-            changed = {name: own for name, own in asdict(lambdas).items() if own != getattr(plain.lambdas, name)}
-            parts += [f"{name.replace('_', ' ')} weight {own:g}" for name, own in changed.items()]
+            changed = {
+                name: weight for name, weight in asdict(lambdas).items() if weight != getattr(plain.lambdas, name)
+            }
+            parts += [f"{name.replace('_', ' ')} weight {weight:g}" for name, weight in changed.items()]
         parts += [f"z {abs(self.dtau)} step {'noisier' if self.dtau > 0 else 'cleaner'}"] * (self.dtau != 0)
         parts += ["at x's noise level"] * self.same_level
         return ", ".join([*parts, *[f"z from {self.branch:g} T on"] * (self.branch < 1)])

@@ -37,7 +37,7 @@ from lsvd.sampling.inversion import invert
 from lsvd.sampling.kept import trajectories
 from lsvd.statistics import fidelity, intervals
 from lsvd.storage import results
-from lsvd.studies import editing, neighbourhood, responses
+from lsvd.studies import edits, neighbourhood, responses
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import Way, integration
 from lsvd.testbed.effects import effects
@@ -307,13 +307,13 @@ def test_responses(limited):
 
 def test_edits_are_measured(tmp_path, monkeypatch):
     ways = [Way("lerp", 0.3, weight=0.5), replace(integration(0.3, 2, dtau=0), method="transfer")]
-    monkeypatch.setattr(editing, "LEARNED", SEEDS)
+    monkeypatch.setattr(edits, "LEARNED", SEEDS)
     found = []
     for backbone in both():
         backbone = backbones.from_pipeline(backbone.pipe, replace(backbone.entry, steps=3))
         monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path / backbone.device.type))
         rig = Rig(backbone, untrained().to(backbone.device), clip.load(device=backbone.device))
-        found.append(editing.measure(rig, {"hue": "red"}, ways, SEEDS))
+        found.append(edits.outcomes(rig, {"hue": "red"}, ways, SEEDS))
     for way in ways:
         for ours, theirs in zip(vars(found[0][way]).values(), vars(found[1][way]).values(), strict=True):
             assert_close(ours, theirs, rtol=0, atol=1e-6, equal_nan=True)

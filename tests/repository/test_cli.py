@@ -342,7 +342,7 @@ def test_an_error_of_ours_is_not_hidden(run, monkeypatch):
     ("arguments", "place"),
     [
         (["survey", "mini-cats"], "lsvd.studies.survey.survey"),
-        (["study", "choosing"], "lsvd.studies.stages.choosing"),
+        (["study", "editing"], "lsvd.studies.editing.measure"),
         (["evaluate", "reader-cats"], "lsvd.testbed.evaluate.score_reader"),
         (["tables", "backbones"], "lsvd.studies.tables.read"),
         (["cache"], "lsvd.storage.cache.entries"),
@@ -357,7 +357,7 @@ def test_every_command_is_stopped_in_one_sentence(tmp_path, monkeypatch, capsys,
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lsvd.testbed.evaluate._renderings", lambda *args, **kwargs: None)
-    monkeypatch.setattr("lsvd.studies.stages.load_rig", lambda *args: None)
+    monkeypatch.setattr("lsvd.studies.rig.load_rig", lambda *args: None)
     monkeypatch.setattr(place, stop)
     assert main(arguments) == 130
     said = capsys.readouterr().err.splitlines()[-1]

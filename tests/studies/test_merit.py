@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsvd.studies import merit
-from lsvd.studies.editing import Found
+from lsvd.studies.edits import Outcome
 from lsvd.studies.ways import Way
 
 HALF, FULL, SWITCH = Way("lerp", 0.5, weight=0.5), Way("lerp", 0.5, weight=1.0), Way("prompt switching", 0.5)
 shares = st.integers(0, 100).map(lambda i: i / 100)
 
 
-def found(has: list[int], side: float, had: list[int] | None = None) -> Found:
+def found(has: list[int], side: float, had: list[int] | None = None) -> Outcome:
     n = len(has)
     had, has = (torch.tensor(each or [0] * n, dtype=torch.bool) for each in (had, has))
     rest = dict.fromkeys(("before", "after", "distance", "chroma"), torch.zeros(n))
-    return Found(had, has, side=torch.full((n,), side), features=torch.zeros(n, 4), **rest)
+    return Outcome(had, has, side=torch.full((n,), side), features=torch.zeros(n, 4), **rest)
 
 
 MEASURED = {

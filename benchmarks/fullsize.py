@@ -244,11 +244,11 @@ def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Ten
 
 
 def _forget_peak() -> None:
-    """Begin the process's peak of memory anew, where the system can."""
+    """Begin the process's peak of memory again, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        log.warning("this system cannot begin the peak of memory anew: it includes the loading of the model")
+        log.warning("this system cannot restart the peak of memory: it includes the loading of the model")
 
 
 def _memory(field: str) -> int:

@@ -149,7 +149,7 @@ def named(path: Path, root: Path) -> tuple[str, ...]:
 
 @cache
 def parsed(path: Path) -> ast.Module:
-    """A module's syntax tree; an empty one for a file that is no Python, which fails when it is imported."""
+    """A module's syntax tree; an empty one for a file that is not Python, which fails when it is imported."""
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

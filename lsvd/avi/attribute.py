@@ -62,7 +62,7 @@ class Attribute:
         fit = left.ndim == right.ndim == 4 and (left.shape[:2], left.shape[3]) == (right.shape[:2], right.shape[2])
         if not fit or not n == len(left) == len(self.target) == len(self.settings.prompts):
             raise ValueError(
-                f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} are no attribute of {n} seeds and "
+                f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not make an attribute of {n} seeds and "
                 f"{len(self.target)} target prompts: learn it with lsvd.avi.attribute.learn"
             )
         if not left.dtype == right.dtype == torch.float32 or not (left.isfinite().all() and right.isfinite().all()):
@@ -330,7 +330,7 @@ def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
     try:
         values = torch.as_tensor(strengths, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{strengths!r} is no strength: give a number, 0 for the source, 1 as learned") from error
+        raise ValueError(f"{strengths!r} is not a strength: give a number, 0 for the source, 1 as learned") from error
     values = values.expand(count) if values.ndim == 0 else values
     if values.shape != (count,):
         raise ValueError(f"strengths of shape {tuple(values.shape)} for {count} attributes: give one for all, or each")

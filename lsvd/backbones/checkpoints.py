@@ -25,7 +25,7 @@ COPY = "copy or download the folder again"
 
 def restore(name: str) -> str:
     """The remedy for weights that come with the repository."""
-    return f"restore them with `git checkout -- lsvd/weights/{name}`, or train anew with `make train`"
+    return f"restore them with `git checkout -- lsvd/weights/{name}`, or retrain with `make train`"
 
 
 def read_model(

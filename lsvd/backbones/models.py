@@ -164,7 +164,7 @@ class Backbone(ABC):
         """Standard normal noise, shape (B, C, H, W), picture i from a CPU generator seeded with seeds[i] alone.
 
         Drawn in float32 and then cast, so that every device and dtype starts from the same noise, bit for bit the same
-        alone or in a batch. Raises ValueError for a seed that is no whole number from 0 to 2**32 - 1 (torch's CPU
+        alone or in a batch. Raises ValueError for a seed that is not a whole number from 0 to 2**32 - 1 (torch's CPU
         generator reads 32 bits only).
         """
         draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in check_seeds(seeds)]
@@ -456,7 +456,7 @@ def _whole_autoencoder(pipe: DiffusionPipeline):
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text in lower case, cut at everything that is no letter or digit."""
+    """The words of a text in lower case, cut at everything but letters and digits."""
     return re.findall(r"[^\W_]+", text.lower())
 
 

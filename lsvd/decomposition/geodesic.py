@@ -5,7 +5,7 @@ code at different timesteps. With f = svd(x).truncate(k) (lsvd.decomposition.svd
 (..., C, H, k), and the right ones f.Vh.mT, shape (..., C, W, k).
 
 Everything is computed and returned in float64, whatever the input's precision: a float32 basis is orthonormal only to
-1e-7, and a float32 arccos is wrong by 5e-4 near 0. Each basis is orthonormalised anew. That is done on the input's
+1e-7, and a float32 arccos is wrong by 5e-4 near 0. Each basis is orthonormalised again. That is done on the input's
 device, or on the CPU where that has no float64 (mps). No gradients are passed.
 
 Where singular values are equal, as all those of a constant channel but the first are, the vectors are still orthonormal
@@ -22,7 +22,7 @@ from torch import Tensor
 from lsvd.decomposition.svd import double
 
 _BLOCK = 1 << 24  # bytes of k x k matrices that `pairwise` works on at a time; it holds a few times as much
-_ORTHONORMAL = 1e-2  # what half precision rounds off is put right, what lies beyond is no basis
+_ORTHONORMAL = 1e-2  # what half precision rounds off is put right, what lies beyond is not a basis
 
 
 @torch.no_grad()
@@ -131,7 +131,7 @@ def gap(S: Tensor, k: int) -> Tensor:
     _check_size(k, S.shape[-1])
     S = double(S)
     if not torch.isfinite(S).all() or (S < 0).any() or (S.diff(dim=-1) > 0).any():
-        raise ValueError("singular values must be finite and descending from the largest: decompose the code anew")
+        raise ValueError("singular values must be finite and descending from the largest: decompose the code again")
     after = S[..., k] if k < S.shape[-1] else 0.0
     return (S[..., k - 1] - after) / S[..., 0].clamp_min(torch.finfo(torch.float64).tiny)
 

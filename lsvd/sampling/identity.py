@@ -131,7 +131,7 @@ def _stamp(tensors: Mapping[str, Tensor]) -> list:
 
 
 def _attributes(network: nn.Module) -> dict[str, Any]:
-    """What each module of a network is, with the attributes that are no tensors: see PASSED_OVER."""
+    """What each module of a network is, with the attributes that are not tensors: see PASSED_OVER."""
     return {name: [origin(type(part)), _told(part)] for name, part in network.named_modules()}
 
 
@@ -181,7 +181,7 @@ def _hooks(pipe: DiffusionPipeline) -> list:
 def _settled(network: nn.Module) -> str:
     """A network's configuration as text.
 
-    transformers' are no dicts, name the version that they are used with, and are filled in when the network is saved.
+    transformers' are not dicts, name the version that they are used with, and are filled in when the network is saved.
     """
     config = network.config
     if not hasattr(config, "to_dict"):

@@ -64,7 +64,7 @@ def floor(features: ArrayLike, *, repeats: int = 10, seed: int = 0) -> float:
 
 
 def bootstrap(a: ArrayLike, b: ArrayLike, *, repeats: int = 200, level: float = 0.95, seed: int = 0) -> Interval:
-    """The distance with a bootstrap interval: rows of both sets are drawn anew with replacement, seeded.
+    """The distance with a bootstrap interval: rows of both sets are redrawn with replacement, seeded.
 
     Resampling repeats the upward bias that the distance has at finite n, so the percentiles are shifted until their
     mean is the estimate. The interval thus says where the distance of two other sets of these sizes would fall, bias

@@ -44,7 +44,7 @@ def mean(values: ArrayLike, seed: int = 0, level: float = LEVEL) -> Interval:
 def _shares(n: int, seed: int, draws: int = 9999) -> np.ndarray:
     """The share that each of n values has in each bootstrap sample, (draws, n).
 
-    As scipy.stats.bootstrap draws them; it draws anew for each of the hundreds of means that a table may hold.
+    As scipy.stats.bootstrap draws them; it draws again for each of the hundreds of means that a table may hold.
     """
     drawn = np.random.default_rng(seed).integers(0, n, (draws, n))
     counts = np.bincount((drawn + n * np.arange(draws)[:, None]).ravel(), minlength=draws * n)
@@ -64,7 +64,7 @@ def median(values: ArrayLike) -> Interval:
 def share(hits: int, n: int) -> Interval:
     """Share of successes with its Wilson interval. Raises ValueError unless 0 <= hits <= n and n > 0."""
     if not 0 <= hits <= n or n == 0:
-        raise ValueError(f"{hits} of {n} is no share: count at least one picture")
+        raise ValueError(f"{hits} of {n} is not a share: count at least one picture")
     ends = stats.binomtest(int(hits), int(n)).proportion_ci(LEVEL, method="wilson")
     return Interval(hits / n, ends.low, ends.high)
 

@@ -50,7 +50,7 @@ def write(verdicts: Iterable[Verdict]) -> Path | None:
     """Write verdicts into the table, in place of earlier ones on the same study, claim and backbone.
 
     Rows are sorted by study, claim and backbone, whichever study ran first. Returns the table's path, None if there
-    are no verdicts.
+    are not verdicts.
     """
     rows = []
     for v in verdicts:

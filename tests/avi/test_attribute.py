@@ -425,7 +425,7 @@ def test_bad_strengths():
     for bad in ([1, 2], [], [[1]]):
         with pytest.raises(ValueError, match="for 1 attributes"):
             apply(text_to_image(), attribute, "a person", 1, bad)
-    with pytest.raises(ValueError, match="is no strength"):
+    with pytest.raises(ValueError, match="is not a strength"):
         apply(text_to_image(), attribute, "a person", 1, "strong")
     with pytest.raises(ValueError, match="no attributes"):
         apply(text_to_image(), [], "a person", 1)
@@ -494,8 +494,8 @@ def test_bad_lessons():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"left": torch.zeros(2, 4, 8, 3)}, "are no attribute"),
-        ({"left": torch.zeros(4, 8, 2)}, "are no attribute"),
+        ({"left": torch.zeros(2, 4, 8, 3)}, "do not make an attribute"),
+        ({"left": torch.zeros(4, 8, 2)}, "do not make an attribute"),
         ({"target": ("an",)}, "1 target prompts"),
         ({"left": torch.zeros(2, 4, 8, 2).double()}, "finite and float32"),
         ({"right": torch.full((2, 4, 2, 8), torch.nan)}, "finite and float32"),

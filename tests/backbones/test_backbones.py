@@ -215,7 +215,7 @@ def one_sentence(error, name):
     """The message, if it is one line that names what to do about a damaged `name`."""
     text = str(error.value)
     assert "\n" not in text and text.count(": ") == 1
-    assert text.endswith(f"restore them with `git checkout -- lsvd/weights/{name}`, or train anew with `make train`")
+    assert text.endswith(f"restore them with `git checkout -- lsvd/weights/{name}`, or retrain with `make train`")
     return text
 
 

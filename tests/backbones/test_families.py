@@ -1,6 +1,6 @@
 """Every family of pipelines, for real: a tiny one of each class draws, is taken up again, and is edited.
 
-What was found is outputs/tables/families.csv, which `make matrix` writes anew.
+What was found is outputs/tables/families.csv, which `make matrix` rewrites.
 """
 
 import csv

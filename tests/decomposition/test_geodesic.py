@@ -100,7 +100,7 @@ def test_agrees_with_scipy_from_near_to_orthogonal_in_float32(way, k, spare, see
     n = 2 * k + spare
     direction = torch.rand(k, generator=cpu(seed), dtype=torch.float64) + 0.1
     target = 1e-4 * (largest(k, n) / 1e-4) ** way
-    # more than pi/2 is no principal angle: close to the largest distance all angles are made equal
+    # more than pi/2 is not a principal angle: close to the largest distance all angles are made equal
     angles = direction / direction.norm() * target
     angles = angles if angles.max() <= math.pi / 2 else torch.full_like(angles, target / math.sqrt(k))
     A, B = at_angles(angles, n, seed, torch.float32)

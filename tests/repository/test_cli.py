@@ -79,7 +79,7 @@ def test_the_whole_way(tmp_path):
         [*command, "--compare", "--out", str(tmp_path / "x.png")], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "" and "%|" not in done.stderr  # no bar: stderr is no terminal
+    assert done.stdout == "" and "%|" not in done.stderr  # no bar: stderr is not a terminal
     picture = pixels(tmp_path / "x.png")
     assert picture.shape == (128, 3 * 128, 3) and picture.std() > 1
     source, _, edited = np.split(picture, 3, axis=1)

@@ -76,7 +76,7 @@ FORGED = {
     "negative shape": header({"a": {**ONE, "shape": [-1]}}, b"\0" * 4),
     "unknown dtype": header({"a": {**ONE, "dtype": "F13"}}, b"\0" * 4),
     "dtype without a tensor": header({"a": {"dtype": "F6_E3M2", "shape": [4], "data_offsets": [0, 3]}}, b"\0" * 3),
-    "notes that are no texts": header({"__metadata__": {"a": {"b": 1}}}),
+    "notes that are not texts": header({"__metadata__": {"a": {"b": 1}}}),
     "notes that are a list": header({"__metadata__": [1]}),
     "more than the tensors": header({"a": ONE}, b"\0" * 9),
     "not UTF-8": (4).to_bytes(8, "little") + b"{\xff}\xff",

@@ -1,6 +1,6 @@
 """Captions say what is there, in English, and leave things out at random.
 
-A grammar of its own, written out here, reads each caption back: what it does not read whole is no caption.
+A grammar of its own, written out here, reads each caption back: what it does not read whole is not a caption.
 """
 
 import doctest

@@ -700,7 +700,7 @@ def test_numbers_are_positive(toy, option, capsys):
 
 
 def test_only_the_parameters_named_are_trained(toy):
-    for bad, said in (("(", "is no regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
+    for bad, said in (("(", "is not a regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
         with pytest.raises(SystemExit, match=f"toy: .*{said}"):
             toy.run("--only", bad)
     began = recipes.job("toy", RECIPE, toy.folder, toy.folder).model.state_dict()

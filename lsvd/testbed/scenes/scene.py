@@ -96,7 +96,7 @@ class Scene:
         values = {f.name: values[f.name].to(device) for f in self.factors}
         for name, value in values.items():
             if not torch.isfinite(value.float()).all():
-                raise ValueError(f"the factor {name} holds a value that is not finite: draw it anew with sample()")
+                raise ValueError(f"the factor {name} holds a value that is not finite: redraw it with sample()")
         n = len(values[self.factors[0].name])
         parts = [self.draw({k: v[i : i + batch] for k, v in values.items()}, size) for i in range(0, n, batch)]
         return torch.cat(parts).clamp_(0, 1) if parts else torch.zeros(0, 3, size, size, device=device)

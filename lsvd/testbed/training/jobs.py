@@ -122,7 +122,7 @@ class Job:
         try:
             found = [bool(re.search(self.recipe.only, name)) for name, _ in self.model.named_parameters()]
         except re.error as error:
-            raise ValueError(f"--only {self.recipe.only!r} is no regular expression: {error}") from error
+            raise ValueError(f"--only {self.recipe.only!r} is not a regular expression: {error}") from error
         if not any(found):
             raise ValueError(f"no parameter's name has {self.recipe.only!r} in it: give --only part of one")
         for parameter, own in zip(self.model.parameters(), found, strict=True):

@@ -30,8 +30,8 @@ from lsvd.decomposition.svd import double
 from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
 
 MEMORY = 5  # how many codes before the last are mixed
-FAR = 0.05
-"""The distance above which `invert` warns that a trajectory does not lead back."""
+FAR, LOUD = 0.05, 3.0
+"""The distance, and the size of x_T by that of noise, above which `invert` warns that a trajectory does not lead back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,13 @@ def invert(
     solution that iteration finds; edits of the trajectory take over its guidance, and text-to-image models hardly hear
     a prompt without (3 is a good choice). First diffusers' inverse scheduler of the backbone's, on the sampler's own
     noise levels, where there is one (DDIM, DPM-Solver), or the same with the sampler's steps; then up to `iterations`
-    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept. Noise that a
-    sampler adds on the way is that which `resume` adds for the seeds 0, 1, ... of the trajectory.
+    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept.
 
-    Warns (UserWarning) where the distance exceeds 0.05: not every sampler can be inverted (one that clips what it
+    Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every sampler can be inverted (one that clips what it
     predicts cannot), nor with every guidance. Raises ValueError for codes of another shape or that are not finite, as
-    `lsvd.sampling.trajectory.run` for the rest, for fewer than no iterations, and where NaN or infinity is found.
+    `lsvd.sampling.trajectory.run` for the rest, for fewer than no iterations, for samplers that add noise on the way
+    (codes that lead back through noise of another picture are many times as large as noise), and where NaN or infinity
+    is found.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
@@ -83,6 +84,11 @@ def invert(
     settings = Settings.of(
         backbone, prompts, range(len(final)), steps, guidance, negative_prompt=negative_prompt, **call_kwargs
     )
+    if _adds_noise(backbone, settings):
+        raise ValueError(
+            f"{settings.scheduler} adds noise on the way, which a given picture says nothing of: invert by "
+            f"backbone.with_scheduler({_deterministic(backbone)}) at eta 0"
+        )
     schedule = backbone.schedule(settings.steps)
     method = _whole if remembers(backbone.prepared(settings.steps)) else _stepwise
     walk, residual = method(backbone, settings, schedule, final, iterations, tolerance, progress)
@@ -93,11 +99,13 @@ def invert(
     distance = _distance(drawn, final).cpu()
     if not distance.isfinite().all():
         raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
-    far = int((distance > FAR).sum())
-    if far:
+    size = double(walk[0]).flatten(1).norm(dim=1).cpu() / (final[0].numel() ** 0.5 * schedule.sigma)
+    astray = int(((distance > FAR) | (size > LOUD)).sum())
+    if astray:
         warnings.warn(
-            f"{far} of {len(final)} inverted pictures are not drawn again by {settings.scheduler}, they end off by up "
-            f"to {distance.max():.2g} of their norm: {_remedy(backbone, settings)}",
+            f"{astray} of {len(final)} inverted pictures do not lead back: {settings.scheduler} ends off by up to "
+            f"{distance.max():.2g} of their norm, from codes up to {size.max():.2g} times as large as noise: "
+            f"{_remedy(backbone, settings)}",
             UserWarning,
             stacklevel=2,
         )
@@ -106,15 +114,20 @@ def invert(
 
 def _remedy(backbone: Backbone, settings: Settings) -> str:
     """What to do about an inversion that does not lead back."""
-    config, flow = backbone.scheduler.config, backbone.kind == "text-to-image" and backbone.family.flow
+    config, other = backbone.scheduler.config, _deterministic(backbone)
     if any(config.get(name) for name in ("clip_sample", "thresholding")):
         return "give the scheduler clip_sample=False and thresholding=False"
     if settings.guidance is not None and settings.guidance > backbone.family.off:
         return "lower the guidance, or raise iterations or steps"
-    other = "FlowMatchEulerDiscreteScheduler()" if flow else "DDIMScheduler"
     if settings.scheduler not in other:
         return f"raise iterations or steps, or invert by backbone.with_scheduler({other})"
     return "raise iterations or steps"
+
+
+def _deterministic(backbone: Backbone) -> str:
+    """A scheduler for the backbone whose steps can be solved for, as it is written in Python."""
+    flow = backbone.kind == "text-to-image" and backbone.family.flow
+    return "FlowMatchEulerDiscreteScheduler" if flow else "DDIMScheduler"
 
 
 def _stepwise(
@@ -210,7 +223,7 @@ class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
 def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
     """diffusers' inverse of the scheduler on its own noise levels; None if there is none."""
     own, prepared = backbone.scheduler, backbone.prepared(settings.steps)
-    if type(own) is DDIMScheduler and own.config.timestep_spacing != "linspace" and not settings.eta:
+    if type(own) is DDIMScheduler and own.config.timestep_spacing != "linspace":
         return DDIMInverseScheduler.from_config(own.config)
     if type(own) is not DPMSolverMultistepScheduler or own.config.get("use_flow_sigmas"):
         return None  # the inverse has the levels of flow matching the wrong way round
@@ -298,7 +311,7 @@ def _mixed(tried: Tensor, moves: Tensor) -> Tensor:
 
 
 def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
-    """The code after step i, from x at its start, with the noise that `resume` adds there."""
+    """The code after step i, from x at its start."""
     return denoise(backbone, settings, backbone.schedule(settings.steps), i, i + 1, x).codes[1]
 
 
@@ -307,27 +320,40 @@ def _linear(backbone: Backbone, settings: Settings, first: int, end: int) -> flo
 
     1 where that is next to nothing, since it is divided by.
     """
-    apart = _apart(backbone, settings, first, end)
-    return apart if abs(apart) > 0.05 else 1.0
+    size = 1e-3  # small enough for what clips
+    apart = _of_no_prediction(backbone, settings, first, end, size) - _of_no_prediction(backbone, settings, first, end)
+    scale = apart.mean().item() / size
+    return scale if abs(scale) > 0.05 else 1.0
 
 
-def _apart(backbone: Backbone, settings: Settings, first: int, end: int) -> float:
-    """How far two codes are apart after the steps, as a share of before, if the model predicts 0 and noise is one."""
-    prepared, after = backbone.prepared(settings.steps), []
-    for value in (0.0, 1e-3):
+def _adds_noise(backbone: Backbone, settings: Settings) -> bool:
+    """Whether the sampler adds noise on the way.
+
+    The last step is left out: none is added there, and that of earlier ones may be lost.
+    """
+    end = max(1, len(backbone.schedule(settings.steps)) - 1)
+    one, other = (_of_no_prediction(backbone, settings, 0, end, seed=seed) for seed in (0, 1))
+    return not torch.equal(one, other)
+
+
+def _of_no_prediction(
+    backbone: Backbone, settings: Settings, first: int, end: int, value: float = 0.0, seed: int = 0
+) -> Tensor:
+    """The code after steps `first` to `end`, from one of equal values, if the model predicts 0 in each."""
+    prepared = backbone.prepared(settings.steps)
+    if hasattr(prepared, "set_begin_index"):
         scheduler = copy.deepcopy(prepared)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        elif first and not hasattr(scheduler, "set_begin_index"):
-            scheduler = starting_at(backbone.scheduler, first)
-            scheduler.set_timesteps(settings.steps)
-        x = torch.full((1, 1, 8, 8), value, device=prepared.timesteps.device)
-        noise = {"generator": torch.Generator().manual_seed(0)} if accepts(scheduler.step, "generator") else {}
-        with torch.random.fork_rng(devices=[]):  # a few take noise from nowhere else
-            torch.manual_seed(0)
-            for t in prepared.timesteps[first:end]:
-                if hasattr(scheduler, "scale_model_input"):
-                    scheduler.scale_model_input(x, t)
-                x = scheduler.step(torch.zeros_like(x), t, x, **noise).prev_sample
-        after.append(x.mean())
-    return float(after[1] - after[0]) / 1e-3
+        scheduler.set_begin_index(first)
+    else:
+        scheduler = starting_at(backbone.scheduler, first)
+        scheduler.set_timesteps(settings.steps)
+    options = {"generator": torch.Generator().manual_seed(seed), "eta": settings.eta}
+    options = {name: option for name, option in options.items() if accepts(scheduler.step, name)}
+    x = torch.full((1, 1, 8, 8), value, device=prepared.timesteps.device)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a few take noise from nowhere else
+        torch.manual_seed(seed)
+        for t in prepared.timesteps[first:end]:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(x, t)
+            x = scheduler.step(torch.zeros_like(x), t, x, **options).prev_sample
+    return x

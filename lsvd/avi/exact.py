@@ -50,7 +50,8 @@ class Parts:
     """What an edited code is made of, before S is known, in float64.
 
     source, target: the codes x and z, (..., C, H, W). triplets: those chosen, k_x of x before k_z of z, with the
-    singular values they have there. rest: (..., C, H, W), what y has besides.
+    singular values they have there. rest: (..., C, H, W), what y has besides. start: (..., C, H, W), the y of
+    S = (sigma_x, 0), which is x if its rest is kept.
     """
 
     source: Tensor
@@ -58,6 +59,7 @@ class Parts:
     triplets: ChannelSVD
     k_x: int
     rest: Tensor
+    start: Tensor
 
     @property
     def sigma(self) -> Tensor:
@@ -116,10 +118,11 @@ def choose(x: Tensor, z: Tensor, config: AVIConfig) -> Parts:
     target = double(z.detach()).to(source.device)
     whole, last, other = svd(source), first + k_x, svd(target).truncate(k_z)
     chosen = replace(whole, U=whole.U[..., first:last], S=whole.S[..., first:last], Vh=whole.Vh[..., first:last, :])
-    rest = source - chosen.recompose() if config.keep_rest else torch.zeros_like(source)
+    part = chosen.recompose()
+    rest, start = (source - part, source) if config.keep_rest else (torch.zeros_like(source), part)
     U, S = torch.cat([chosen.U, other.U], -1), torch.cat([chosen.S, other.S], -1)
     triplets = ChannelSVD(U, S, torch.cat([chosen.Vh, other.Vh], -2), whole.dtype)
-    return Parts(source, target, triplets, k_x, rest)
+    return Parts(source, target, triplets, k_x, rest, start)
 
 
 def _ranks(config: AVIConfig, rank: int) -> tuple[int, int, int]:
@@ -145,11 +148,17 @@ def normal_equations(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor]:
     c = l1 <., z - R> + l2 <., x - R> + (l4 sigma_x, l3 sigma_z), shape (..., C, k).
     """
     t, w = parts.triplets, lambdas
-    both, weight = w.target + w.source, _spectrum_weights(parts, w)
+    both = w.target + w.source
     system = both * ((t.U.mT @ t.U) * (t.Vh @ t.Vh.mT))  # <u_i v_i^T, u_j v_j^T>
-    system.diagonal(dim1=-2, dim2=-1).add_(weight)
-    wanted = torch.add(w.target * parts.target, parts.source, alpha=w.source).sub_(parts.rest, alpha=both)
-    return system, torch.addcmul(((t.U.mT @ wanted) * t.Vh).sum(-1), weight, t.S)
+    system.diagonal(dim1=-2, dim2=-1).add_(_spectrum_weights(parts, w))
+    return system, _pull(parts, w, parts.rest, t.S)
+
+
+def _pull(parts: Parts, lambdas: Lambdas, code: Tensor, away: Tensor) -> Tensor:
+    """Minus half of the loss's gradient by S, (..., C, k), where y is `code` and S lies `away` below the spectra."""
+    t, w = parts.triplets, lambdas
+    wanted = torch.add(w.target * (parts.target - code), parts.source - code, alpha=w.source)
+    return torch.addcmul(((t.U.mT @ wanted) * t.Vh).sum(-1), _spectrum_weights(parts, w), away)
 
 
 def quadratic(parts: Parts, lambdas: Lambdas) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,11 +186,15 @@ def assemble(S: Tensor, parts: Parts, like: Tensor) -> Solution:
 def optimum(parts: Parts, lambdas: Lambdas) -> Tensor:
     """The S of least loss with squared norms, shape (..., C, k_x + k_z): it solves A S = c (see `normal_equations`).
 
-    Where several S are optimal (possible only with l3 = 0 or l4 = 0), that of least norm is taken.
+    Where several S are optimal (possible only with l3 = 0 or l4 = 0), that nearest to (sigma_x, 0) is taken. It is
+    solved for as a change of (sigma_x, 0), so that what counts as flat leaves the source as it is.
     """
-    w = lambdas
+    w, before = lambdas, parts.sigma.clone()
+    before[..., parts.k_x :] = 0
+    system, _ = normal_equations(parts, w)
     floor = min(w.source_spectrum, w.target_spectrum)  # no eigenvalue of A is smaller
-    return least(*normal_equations(parts, w), definite=floor > FLAT * (w.target + w.source))
+    change = _pull(parts, w, parts.start, parts.sigma - before)
+    return before + least(system, change, definite=floor > FLAT * (w.target + w.source))
 
 
 def least(A: Tensor, c: Tensor, *, definite: bool = True) -> Tensor:
@@ -208,7 +221,7 @@ def solve(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Solution:
 
 
 def bound(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Tensor:
-    """How far the exact edit can move the code: ||y - x|| is at most this, shape (...), in float64.
+    """How far the exact edit can move the code: ||y - x|| is at most this but for rounding, shape (...), in float64.
 
     With l = l1 + l2, w = (l1 / l)(z - x) and q = sqrt(l3 / l) ||sigma_z||, it is (||w|| + sqrt(||w||^2 + q^2)) / 2
     where the rest of x is kept: the share l1 / l of the way to z if l3 = 0, and what the spectrum term adds otherwise.
@@ -230,11 +243,13 @@ def bound(x: Tensor, z: Tensor, config: AVIConfig | None = None) -> Tensor:
     w, parts = config.lambdas, choose(x, z, config)
     if w.target + w.source == 0:
         raise ValueError("without a weight on target or source nothing bounds the edit: give one of them")
-    pull = w.target / (w.target + w.source) * (parts.target - parts.source)
-    dropped = parts.source - parts.rest - parts.x.recompose()
-    spectrum = w.target_spectrum / (w.target + w.source) * parts.z.S.square().sum((-2, -1))
+    most = torch.maximum(*(code.abs().amax((-3, -2, -1)) for code in (parts.source, parts.target)))
+    unit = torch.where(most > 0, most, 1.0)[..., None, None, None]  # squares of tiny numbers are 0
+    source, target, start = (code / unit for code in (parts.source, parts.target, parts.start))
+    pull, dropped = w.target / (w.target + w.source) * (target - source), source - start
+    spectrum = w.target_spectrum / (w.target + w.source) * (parts.z.S / unit[..., 0]).square().sum((-2, -1))
     near, far = ((pull + sign * dropped).square().sum((-3, -2, -1)) for sign in (-1, 1))
-    return (near.sqrt() + (far + spectrum).sqrt()) / 2
+    return unit[..., 0, 0, 0] * (near.sqrt() + (far + spectrum).sqrt()) / 2
 
 
 def _check_squared(config: AVIConfig, instead: str) -> None:

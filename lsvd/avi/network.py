@@ -10,7 +10,7 @@ each step. What training can reach at best with squared norms is `lsvd.avi.exact
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lsvd.avi import losses
 from lsvd.avi.exact import AVIConfig, Parts, Solution, assemble, choose, integrate, quadratic
+from lsvd.avi.losses import Lambdas
 
 Layout = Literal["per channel", "joint"]
 NOTHING = 1e-9
@@ -97,33 +98,55 @@ def train(
     parts: Parts, config: AVIConfig, training: FitConfig | None = None, *, progress: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """S, shape (..., C, k_x + k_z), with the curve and whether it converged, as in Fit."""
-    training = training or FitConfig()
-    loss, sigma = _loss(parts, config), parts.sigma
+    # tensors of inference mode cannot be trained with; those that are computed here from them can
+    with torch.inference_mode(False), torch.enable_grad():
+        scale = parts.sigma.amax(-1, keepdim=True)
+        scale = torch.where(scale > 0, scale, 1.0)
+        weight = max(astuple(config.lambdas))
+        lambdas = Lambdas(*(value / weight for value in astuple(config.lambdas)))
+        loss = _loss(_divided(parts, scale), replace(config, lambdas=lambdas))
+        S, curve, converged = _trained(loss, parts.sigma / scale, training or FitConfig(), progress)
+        unit = weight * scale[..., 0] ** (2 if config.norm == "squared" else 1)
+        return scale * S, (unit * curve).sum(-1), converged
+
+
+def _divided(parts: Parts, scale: Tensor) -> Parts:
+    """The parts of codes that are 1 / scale as large, shape (..., C, 1)."""
+    t, size = parts.triplets, scale.unsqueeze(-1)
+    codes = {name: getattr(parts, name) / size for name in ("source", "target", "rest", "start")}
+    return replace(parts, triplets=replace(t, U=t.U.clone(), S=t.S / scale, Vh=t.Vh.clone()), **codes)
+
+
+def _trained(
+    loss: Callable[[Tensor], Tensor], sigma: Tensor, training: FitConfig, progress: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """S, (..., C, k), the curve of each channel, (steps + 1, ..., C), and whether the codes converged, (...).
+
+    loss: shape (..., C), of S. sigma: (..., C, k). All are of the order of 1.
+    """
     joint = training.layout == "joint"
-    # one network for each row; numbers of the order of 1 go in, and come out
-    rows = sigma.flatten(-2) if joint else sigma
-    scale = rows.amax(-1, keepdim=True)
-    scale = torch.where(scale > 0, scale, 1.0)
-    inputs = (rows / scale).reshape(-1, 1, rows.shape[-1])
+    rows = sigma.flatten(-2) if joint else sigma  # one network for each
+    inputs = rows.reshape(-1, 1, rows.shape[-1])
     widths = [rows.shape[-1], *[training.hidden] * training.layers, rows.shape[-1]]
     layers = [layer.to(sigma.device).requires_grad_() for layer in _layers(widths, len(inputs), training.seed)]
     adam = torch.optim.Adam(layers, lr=training.lr)
 
-    best, least = rows, torch.full(rows.shape[:-1], torch.inf, dtype=rows.dtype, device=rows.device)
+    # the least is kept for each channel, whose loss depends on its own S alone
+    best, least = sigma, torch.full(sigma.shape[:-1], torch.inf, dtype=sigma.dtype, device=sigma.device)
     done = torch.zeros_like(least, dtype=torch.bool)
     curve, marks = [], deque(maxlen=training.window + 1)
-    with tqdm(total=training.steps, desc="training", disable=not progress, leave=False) as bar, torch.enable_grad():
+    with tqdm(total=training.steps, desc="training", disable=not progress, leave=False) as bar:
         for step in range(training.steps + 1):
-            found = scale * _predict(layers, inputs).view_as(rows)
-            value = loss(found.view_as(sigma))
-            value = value.sum(-1) if joint else value
+            found = _predict(layers, inputs).view_as(sigma)
+            value = loss(found)
             now = value.detach()
             better = ~done & (now < least)
             best = torch.where(better[..., None], found.detach(), best)
             least = torch.where(better, now, least)
             marks.append(least)
             if step >= training.window:
-                done = done | (marks[0] - least <= training.tolerance * torch.maximum(least, NOTHING * curve[0]))
+                still = marks[0] - least <= training.tolerance * torch.maximum(least, NOTHING * curve[0])
+                done = done | (still.all(-1, keepdim=True) if joint else still)
             curve.append(torch.where(done, least, now))
             if done.all() or step == training.steps:
                 break
@@ -131,10 +154,7 @@ def train(
             value.sum().backward()
             adam.step()
             bar.update()
-    curve = torch.stack(curve)
-    if not joint:
-        curve, done = curve.sum(-1), done.all(-1)
-    return best.view_as(sigma), curve, done
+    return best, torch.stack(curve), done.all(-1)
 
 
 def _loss(parts: Parts, config: AVIConfig) -> Callable[[Tensor], Tensor]:

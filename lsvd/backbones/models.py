@@ -167,7 +167,10 @@ class Backbone(ABC):
         alone or in a batch. Raises ValueError for a seed that is not a whole number from 0 to 2**32 - 1 (torch's CPU
         generator reads 32 bits only).
         """
-        draws = [torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in check_seeds(seeds)]
+        draws = [
+            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+            for seed in check_seeds(seeds)
+        ]
         return torch.stack(draws).to(self.device, self.dtype)
 
     def check_codes(self, codes: Tensor, count: int | None = None) -> Tensor:
@@ -263,6 +266,14 @@ class TextToImage(Backbone):
     def dtype(self) -> torch.dtype:
         """The dtype of its codes: the model's, unless its family keeps them in float32."""
         return torch.float32 if self.family.whole else denoiser(self.pipe).dtype
+
+    def with_scheduler(self, scheduler):
+        """See Backbone.with_scheduler. A class does not begin to clip latents, which clip_sample is not meant for."""
+        other = super().with_scheduler(scheduler)
+        config = other.scheduler.config
+        if isinstance(scheduler, type) and config.get("clip_sample") and not self.scheduler.config.get("clip_sample"):
+            other = super().with_scheduler(scheduler.from_config(config, clip_sample=False))
+        return other
 
     def _latent_shape(self) -> tuple[int, int, int]:
         return latent_shape(self.pipe, self.family, self.size)

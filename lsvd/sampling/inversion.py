@@ -2,12 +2,15 @@
 
 diffusers' inverse schedulers go from x_0 to x_T with the prediction made at the code before, which is not where the
 sampler makes it; the picture that is drawn from there is another. So each step is then solved for the code that the
-sampler's own step leads from to where it should, by fixed-point iteration.
+sampler's own step leads from to where it should, by fixed-point iteration. A step of a solver that remembers earlier
+ones has no such code of its own: there x_T is solved for. Whatever is found is drawn once more, and compared.
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,29 +19,33 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
+    SchedulerMixin,
 )
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
-from lsvd.backbones.schedulers import remembers, starting_at
+from lsvd.backbones.schedulers import Schedule, accepts, remembers, starting_at
 from lsvd.decomposition.svd import double
-from lsvd.sampling.trajectory import Settings, Trajectory
+from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
 
 MEMORY = 5  # how many codes before the last are mixed
-INVERSES = {DDIMScheduler: DDIMInverseScheduler, DPMSolverMultistepScheduler: DPMSolverMultistepInverseScheduler}
+FAR, LOUD = 0.05, 3.0
+"""The distance, and the size of x_T by that of noise, above which `invert` warns that a trajectory does not lead back."""
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A trajectory that ends in given codes x_0, and how nearly each of its steps leads to the next code.
+    """A trajectory that ends in given codes x_0, and how nearly it leads there.
 
     trajectory: whole, from x_T to x_0; resume, branch and edit it as any other. residual: shape (n, B), of step i the
-    distance ||step(x_i) - x_(i+1)|| / ||x_(i+1)||, NaN where it was not measured.
+    distance ||step(x_i) - x_(i+1)|| / ||x_(i+1)||, NaN where it was not measured. distance: shape (B,), that of the
+    codes which the sampler draws from x_T, ||drawn - x_0|| / ||x_0||; always measured, always finite.
     """
 
     trajectory: Trajectory
     residual: Tensor
+    distance: Tensor
 
 
 def invert(
@@ -58,14 +65,16 @@ def invert(
 
     Take codes from `backbone.encode(pictures)`. prompts: what the pictures show, one for all or one each; None for
     unconditional models. guidance: none if None (that is 1, in some families 0), since with it the steps may have no
-    solution that iteration finds. First diffusers' inverse scheduler of the backbone's, where there is one (DDIM,
-    DPM-Solver); then up to `iterations` evaluations of the model a step, until all residuals are below `tolerance`, of
-    which the best is kept. Multistep samplers, such as DPM-Solver, are only inverted, not iterated: a step of theirs
-    has no code of its own to solve for. Nor is there a code that leads back where a sampler clips what it predicts
-    (`clip_sample`).
+    solution that iteration finds; edits of the trajectory take over its guidance, and text-to-image models hardly hear
+    a prompt without (3 is a good choice). First diffusers' inverse scheduler of the backbone's, on the sampler's own
+    noise levels, where there is one (DDIM, DPM-Solver), or the same with the sampler's steps; then up to `iterations`
+    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept.
 
-    Raises ValueError for codes of another shape or that are not finite, as `lsvd.sampling.trajectory.run` for the
-    rest, and for fewer than no iterations.
+    Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every sampler can be inverted (one that clips what it
+    predicts cannot), nor with every guidance. Raises ValueError for codes of another shape or that are not finite, as
+    `lsvd.sampling.trajectory.run` for the rest, for fewer than no iterations, for samplers that add noise on the way
+    (codes that lead back through noise of another picture are many times as large as noise), and where NaN or infinity
+    is found.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
@@ -75,28 +84,155 @@ def invert(
     settings = Settings.of(
         backbone, prompts, range(len(final)), steps, guidance, negative_prompt=negative_prompt, **call_kwargs
     )
+    if _adds_noise(backbone, settings):
+        raise ValueError(
+            f"{settings.scheduler} adds noise on the way, which a given picture says nothing of: invert by "
+            f"backbone.with_scheduler({_deterministic(backbone)}) at eta 0"
+        )
     schedule = backbone.schedule(settings.steps)
-    memory = remembers(backbone.prepared(settings.steps))
-    inverse = INVERSES.get(type(backbone.scheduler))
+    method = _whole if remembers(backbone.prepared(settings.steps)) else _stepwise
+    walk, residual = method(backbone, settings, schedule, final, iterations, tolerance, progress)
+    if not walk.isfinite().all():
+        raise ValueError(f"inverting by {settings.scheduler} leads to NaN or infinity: {_remedy(backbone, settings)}")
+    found = Trajectory(settings, schedule, walk)
+    drawn = resume(backbone, found, schedule.timesteps[0]).codes[-1]
+    distance = _distance(drawn, final).cpu()
+    if not distance.isfinite().all():
+        raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
+    size = double(walk[0]).flatten(1).norm(dim=1).cpu() / (final[0].numel() ** 0.5 * schedule.sigma)
+    astray = int(((distance > FAR) | (size > LOUD)).sum())
+    if astray:
+        warnings.warn(
+            f"{astray} of {len(final)} inverted pictures do not lead back: {settings.scheduler} ends off by up to "
+            f"{distance.max():.2g} of their norm, from codes up to {size.max():.2g} times as large as noise: "
+            f"{_remedy(backbone, settings)}",
+            UserWarning,
+            stacklevel=2,
+        )
+    return Inversion(found, residual, distance)
+
+
+def _remedy(backbone: Backbone, settings: Settings) -> str:
+    """What to do about an inversion that does not lead back."""
+    config, other = backbone.scheduler.config, _deterministic(backbone)
+    if any(config.get(name) for name in ("clip_sample", "thresholding")):
+        return "give the scheduler clip_sample=False and thresholding=False"
+    if settings.guidance is not None and settings.guidance > backbone.family.off:
+        return "lower the guidance, or raise iterations or steps"
+    if settings.scheduler not in other:
+        return f"raise iterations or steps, or invert by backbone.with_scheduler({other})"
+    return "raise iterations or steps"
+
+
+def _deterministic(backbone: Backbone) -> str:
+    """A scheduler for the backbone whose steps can be solved for, as it is written in Python."""
+    flow = backbone.kind == "text-to-image" and backbone.family.flow
+    return "FlowMatchEulerDiscreteScheduler" if flow else "DDIMScheduler"
+
+
+def _stepwise(
+    backbone: Backbone,
+    settings: Settings,
+    schedule: Schedule,
+    final: Tensor,
+    iterations: int,
+    tolerance: float,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """Codes (n + 1, B, C, H, W) and residuals (n, B) of a solver whose steps stand alone: each is solved for."""
     count = len(schedule)
-    walk = final.new_empty(count + 1, *final.shape)
-    walk[-1] = final
-    guess = _by_scheduler(backbone, inverse, settings, final) if inverse else None
-    if guess is not None and len(guess) == count:
-        walk[:-1] = guess.flip(0)
-    elif memory:
-        raise ValueError(f"{settings.scheduler} has no inverse in diffusers: invert with DDIMScheduler")
-    else:
-        guess = None
     residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64)
-    if iterations and not memory:
+    inverse = _inverse(backbone, settings)
+    if inverse is not None:
+        walk = torch.cat([_inverted(backbone, settings, inverse, final).flip(0), final[None]])
+    elif not iterations:
+        return _backward(backbone, settings, schedule, final), residual
+    else:
+        walk = final.expand(count + 1, *final.shape).clone()
+    if iterations:
         for i in tqdm(range(count - 1, -1, -1), disable=not progress, desc="inverting", leave=False):
-            start = walk[i + 1] if guess is None else walk[i]
+            start = walk[i + 1] if inverse is None else walk[i]
             walk[i], residual[i] = _solve(backbone, settings, i, start, walk[i + 1], iterations, tolerance)
-    return Inversion(Trajectory(settings, schedule, walk), residual)
+    return walk, residual
 
 
-def _by_scheduler(backbone: Backbone, inverse: type, settings: Settings, final: Tensor) -> Tensor:
+def _whole(
+    backbone: Backbone,
+    settings: Settings,
+    schedule: Schedule,
+    final: Tensor,
+    iterations: int,
+    tolerance: float,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """The same of a solver that remembers earlier steps: x_T is solved for, and the rest is drawn from it.
+
+    With G an approximate inverse of the whole sampler D, x_T + G(x_0) - G(D(x_T)) is the next x_T, mixed as in
+    `_solve`; each costs two evaluations of the model a step.
+    """
+    inverse = _inverse(backbone, settings)
+
+    def back(codes: Tensor) -> Tensor:
+        if inverse is not None:
+            return _inverted(backbone, settings, inverse, codes)[-1]
+        return _backward(backbone, settings, schedule, codes)[0]
+
+    goal = x = back(final)
+    best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
+    tried, moves = [], []
+    rounds = iterations // 2
+    for number in tqdm(range(rounds + 1), disable=not progress, desc="inverting", leave=False):
+        if not x.isfinite().all():
+            break
+        walk = denoise(backbone, settings, schedule, 0, len(schedule), x).codes
+        off = _distance(walk[-1], final).cpu()
+        better = (off < least).to(walk.device)
+        best = walk if best is None else torch.where(better[:, None, None, None], walk, best)
+        least = torch.where(off < least, off, least)
+        if number == rounds or not off.isfinite().all() or (least < tolerance).all():
+            break
+        tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(walk[-1]))]
+        x = _mixed(torch.stack(tried), torch.stack(moves)).to(x)
+    residual = torch.zeros(len(schedule), len(final), dtype=torch.float64)
+    residual[-1] = least
+    walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
+    return torch.cat([walk[:-1], final[None]]), residual
+
+
+def _distance(codes: Tensor, wanted: Tensor) -> Tensor:
+    """||codes - wanted|| / ||wanted|| of each picture, shape (B,), in float64."""
+    wanted = double(wanted).flatten(1)
+    return (double(codes).flatten(1) - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
+
+
+class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
+    """diffusers' inverse on the noise levels of a sampler; its own are those only if they are spaced by linspace."""
+
+    sampler: DPMSolverMultistepScheduler
+
+    def set_timesteps(self, num_inference_steps: int | None = None, device=None) -> None:
+        """The sampler's levels, from the least of training up."""
+        super().set_timesteps(num_inference_steps, device)
+        levels, timesteps = self.sampler.sigmas[:-1].flip(0), self.sampler.timesteps.flip(0)
+        least = ((1 - self.alphas_cumprod[0]) / self.alphas_cumprod[0]).sqrt().clamp_max(levels[0] / 2)
+        self.sigmas = torch.cat([least[None].to(levels), levels])
+        self.timesteps = torch.cat([torch.zeros_like(timesteps[:1]), timesteps[:-1]]).to(device)
+        self.num_inference_steps = len(timesteps)
+
+
+def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
+    """diffusers' inverse of the scheduler on its own noise levels; None if there is none."""
+    own, prepared = backbone.scheduler, backbone.prepared(settings.steps)
+    if type(own) is DDIMScheduler and own.config.timestep_spacing != "linspace":
+        return DDIMInverseScheduler.from_config(own.config)
+    if type(own) is not DPMSolverMultistepScheduler or own.config.get("use_flow_sigmas"):
+        return None  # the inverse has the levels of flow matching the wrong way round
+    inverse = _DPMSolverInverse.from_config(own.config)
+    inverse.sampler = prepared
+    return inverse
+
+
+def _inverted(backbone: Backbone, settings: Settings, inverse: SchedulerMixin, final: Tensor) -> Tensor:
     """The codes after each step of an inverse scheduler, (n, B, C, H, W), the cleanest first."""
     found = []
 
@@ -104,35 +240,57 @@ def _by_scheduler(backbone: Backbone, inverse: type, settings: Settings, final: 
         found.append(x.clone())
         return x
 
-    scheduler = inverse.from_config(backbone.scheduler.config)
-    _denoise(backbone, settings, starting_at(scheduler, 0), final, keep)
+    generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
+    code = final.clone(memory_format=torch.contiguous_format)
+    backbone.denoise(code, starting_at(inverse, 0), settings, generators, keep)
     return torch.stack(found)
+
+
+def _backward(backbone: Backbone, settings: Settings, schedule: Schedule, final: Tensor) -> Tensor:
+    """The codes (n + 1, B, C, H, W) by the sampler's own steps, each taken from the code that it should lead to.
+
+    In the middle of a step of second order stands the code after it.
+    """
+    starts = schedule.whole.nonzero().flatten().tolist()
+    walk = final.expand(len(schedule) + 1, *final.shape).clone()
+    for first, end in reversed(list(pairwise([*starts, len(schedule)]))):
+        x = walk[end]
+        if not x.isfinite().all():
+            walk[:end] = torch.nan
+            break
+        after = denoise(backbone, settings, schedule, first, end, x).codes[-1]
+        walk[first:end] = (double(x) + (double(x) - double(after)) / _linear(backbone, settings, first, end)).to(x)
+    return walk
 
 
 def _solve(
     backbone: Backbone, settings: Settings, i: int, x: Tensor, wanted: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """The code, from x on, that step i leads from to `wanted`, and its residual, (B,). Each picture keeps its best."""
-    scale = _linear(backbone, settings, i)
+    scale = _linear(backbone, settings, i, i + 1)
     size = double(wanted).flatten(1).norm(dim=1).clamp_min(1e-12)
     best, least = x.clone(), torch.full_like(size, torch.inf)
+    going = torch.ones_like(size, dtype=torch.bool)
     x, tried, moves = x.clone(), [], []
     for _ in range(iterations):
-        going = (least >= tolerance).nonzero().flatten()  # the others cost no more evaluations
-        if not len(going):
+        # pictures that are found, or lost, cost no more evaluations
+        going = going & (least >= tolerance) & x.flatten(1).isfinite().all(1).to(going.device)
+        rows = going.nonzero().flatten()
+        if not len(rows):
             break
-        rows, here = going.tolist(), going.to(x.device)
-        own = settings.rows(rows)
+        here = rows.to(x.device)
+        own = settings.rows(rows.tolist())
         missing = double(wanted[here]) - double(_step(backbone, own, i, x[here]))
-        residual = missing.flatten(1).norm(dim=1) / size[going]
-        better = residual < least[going]
-        least[going[better]] = residual[better]
+        residual = missing.flatten(1).norm(dim=1) / size[rows]
+        going[rows[~residual.isfinite()]] = False
+        better = residual < least[rows]
+        least[rows[better]] = residual[better]
         nearer = here[better.to(here.device)]
         best[nearer] = x[nearer]
         tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], torch.zeros_like(double(x))]
-        near = going.to(missing.device)  # of mps, the CPU
-        moves[-1][near] = missing / scale
-        x[here] = _mixed(torch.stack(tried)[:, near], torch.stack(moves)[:, near]).to(wanted)
+        near = rows[residual.isfinite()].to(missing.device)  # of mps, the CPU
+        moves[-1][near] = missing[residual.isfinite()] / scale
+        x[near.to(x.device)] = _mixed(torch.stack(tried)[:, near], torch.stack(moves)[:, near]).to(wanted)
     return best, least.cpu()
 
 
@@ -154,29 +312,48 @@ def _mixed(tried: Tensor, moves: Tensor) -> Tensor:
 
 def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
     """The code after step i, from x at its start."""
-    after = []
-
-    def keep(step: int, t: Tensor, x: Tensor) -> Tensor:
-        after.append(x.clone())
-        return x
-
-    _denoise(backbone, settings, starting_at(backbone.scheduler, i, i + 1), x, keep)
-    return after[0]
+    return denoise(backbone, settings, backbone.schedule(settings.steps), i, i + 1, x).codes[1]
 
 
-def _denoise(backbone: Backbone, settings: Settings, scheduler, x: Tensor, keep) -> None:
-    generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
-    x = x.clone(memory_format=torch.contiguous_format)
-    backbone.denoise(x, scheduler, settings, generators, keep)
+def _linear(backbone: Backbone, settings: Settings, first: int, end: int) -> float:
+    """What the sampler multiplies the code by from step `first` to `end`, besides what it does with predictions.
+
+    1 where that is next to nothing, since it is divided by.
+    """
+    size = 1e-3  # small enough for what clips
+    apart = _of_no_prediction(backbone, settings, first, end, size) - _of_no_prediction(backbone, settings, first, end)
+    scale = apart.mean().item() / size
+    return scale if abs(scale) > 0.05 else 1.0
 
 
-def _linear(backbone: Backbone, settings: Settings, i: int) -> float:
-    """What the scheduler multiplies the code by in step i, besides what it does with the model's prediction."""
-    scheduler = copy.deepcopy(backbone.prepared(settings.steps))
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(i)
-    t = scheduler.timesteps[i]
-    x = torch.full((1, 1, 8, 8), 1e-3, device=scheduler.timesteps.device)
-    if hasattr(scheduler, "scale_model_input"):
-        scheduler.scale_model_input(x, t)
-    return float(scheduler.step(torch.zeros_like(x), t, x).prev_sample.mean() / 1e-3)
+def _adds_noise(backbone: Backbone, settings: Settings) -> bool:
+    """Whether the sampler adds noise on the way.
+
+    The last step is left out: none is added there, and that of earlier ones may be lost.
+    """
+    end = max(1, len(backbone.schedule(settings.steps)) - 1)
+    one, other = (_of_no_prediction(backbone, settings, 0, end, seed=seed) for seed in (0, 1))
+    return not torch.equal(one, other)
+
+
+def _of_no_prediction(
+    backbone: Backbone, settings: Settings, first: int, end: int, value: float = 0.0, seed: int = 0
+) -> Tensor:
+    """The code after steps `first` to `end`, from one of equal values, if the model predicts 0 in each."""
+    prepared = backbone.prepared(settings.steps)
+    if hasattr(prepared, "set_begin_index"):
+        scheduler = copy.deepcopy(prepared)
+        scheduler.set_begin_index(first)
+    else:
+        scheduler = starting_at(backbone.scheduler, first)
+        scheduler.set_timesteps(settings.steps)
+    options = {"generator": torch.Generator().manual_seed(seed), "eta": settings.eta}
+    options = {name: option for name, option in options.items() if accepts(scheduler.step, name)}
+    x = torch.full((1, 1, 8, 8), value, device=prepared.timesteps.device)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a few take noise from nowhere else
+        torch.manual_seed(seed)
+        for t in prepared.timesteps[first:end]:
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(x, t)
+            x = scheduler.step(torch.zeros_like(x), t, x, **options).prev_sample
+    return x

@@ -183,7 +183,7 @@ def draw(
     schedule = backbone.schedule(settings.steps)
     n = len(settings.seeds)
     x = backbone.noise(settings.seeds) * schedule.sigma if codes is None else backbone.check_codes(codes, n)
-    return _walk(backbone, settings, schedule, 0, schedule.end(0, until), x, None, progress)
+    return denoise(backbone, settings, schedule, 0, schedule.end(0, until), x, None, progress)
 
 
 def resume(
@@ -222,7 +222,7 @@ def resume(
     if first and not kept:
         check_takes_codes(backbone.scheduler)
     replay = _replay(walk, schedule, first) if kept and remembers(backbone.prepared(settings.steps)) else None
-    return _walk(backbone, asked, schedule, first, schedule.end(first, until), code, replay, progress)
+    return denoise(backbone, asked, schedule, first, schedule.end(first, until), code, replay, progress)
 
 
 def _is_kept(walk: Trajectory, schedule: Schedule, step: int, code: Tensor) -> bool:
@@ -316,15 +316,15 @@ def scheduler_differs(scheduler: SchedulerMixin, settings: Settings, *, shared: 
     return f"{was}, not {is_now}"
 
 
-def _walk(
+def denoise(
     backbone: Backbone,
     settings: Settings,
     schedule: Schedule,
     first: int,
     end: int,
     code: Tensor,
-    replay: Tensor | None,
-    progress: bool,
+    replay: Tensor | None = None,
+    progress: bool = False,
 ) -> Trajectory:
     """Denoise from step `first` to the start of step `end`. With `replay`, the codes of the steps before `first`, from
     the first of these on, those put in."""

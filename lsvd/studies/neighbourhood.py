@@ -82,16 +82,22 @@ def add_noise(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, othe
     final code of the batch's next picture instead of the same picture's. A picture with its first noise is a blend of
     the walk's two ends, and the model made one of the other; with another picture, timesteps share noise alone.
 
-    Raises ValueError for a walk that begins after the first timestep, and with `other` for a batch of one.
+    Raises ValueError for a walk that begins after the first timestep, for a scheduler that cannot add noise, and with
+    `other` for a batch of one.
     """
     seeds, codes = walk.settings.seeds, []
-    if walk.timesteps[0] != backbone.schedule(walk.settings.steps).timesteps[0]:
+    schedule = backbone.schedule(walk.settings.steps)
+    if not hasattr(backbone.scheduler, "add_noise"):
+        name = type(backbone.scheduler).__name__
+        raise ValueError(f"{name} has no add_noise, so there is no noisy x_0 to compare with: take DDIMScheduler")
+    if walk.timesteps[0] != schedule.timesteps[0]:
         raise ValueError("a trajectory that begins after the first timestep lacks its first noise: give the whole one")
     if other and len(seeds) < 2:
         raise ValueError("one picture has no other to put in its place: take two seeds or more")
     final = walk.final.roll(-1, dims=0) if other else walk.final
-    start = walk.codes[0] / float(backbone.scheduler.init_noise_sigma)
-    scheduler = copy.deepcopy(backbone.scheduler)  # it moves its tensors to the device of the codes
+    start = walk.codes[0] / schedule.sigma
+    # set to the schedule, which many look their levels up in; a copy, since some move their tensors to another device
+    scheduler = copy.deepcopy(backbone.prepared(walk.settings.steps))
     for i, t in enumerate(walk.timesteps):
         numbers = [FRESH + len(walk.timesteps) * seed + i for seed in seeds]
         noise = backbone.noise(numbers).to(final) if fresh else start

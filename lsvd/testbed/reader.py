@@ -207,7 +207,8 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
     if not same:
         raise ValueError(f"the reader in {folder} was trained for other factors than {scene.name} has now: {again}")
     try:
-        reader = Reader(scene, config["size"], config["widths"], config["features"])
+        with torch.random.fork_rng(devices=[]):  # first weights, which are replaced
+            reader = Reader(scene, config["size"], config["widths"], config["features"])
         weights = load_tensors((folder / "model.safetensors").read_bytes())
         reader.load_state_dict({k: v.float() for k, v in weights.items()})
     except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:

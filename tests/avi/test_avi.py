@@ -265,6 +265,25 @@ def test_the_bound_is_what_it_says_and_attained():
     assert_close(avi.bound(x, z, config), (half + (half**2 + spectrum**2).sqrt()) / 2)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0.0, 1e-10, 1e-8, 1e-6, 1e-5, 2e-5, 1e-4, 1e-3]),
+    st.sampled_from([1.0, 1e-30, 1e-200, 1e150]),
+    st.sampled_from(["both", "complement"]),
+    st.integers(1, 5),
+    st.sampled_from([Lambdas(0, 1, 0, 0), Lambdas(1, 1, 0, 0), Lambdas(1e-9, 1, 0, 0), Lambdas(1, 0, 0, 1e-14)]),
+)
+def test_the_bound_holds_for_codes_that_hardly_differ(seed, apart, size, basis, k, lambdas):
+    x, d = torch.randn(2, 1, 3, 5, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x, z = size * x, size * (x + apart * d)
+    config = AVIConfig(k_z=k, basis=basis, lambdas=lambdas)
+    over = (avi.solve(x, z, config).y - x) / size
+    rounding = 1e-12 * (x / size).norm()
+    assert over.norm() <= (avi.bound(x, z, config) / size * (1 + 1e-9) + rounding).item()
+    assert (avi.bound(x, z, config) > 0) == (lambdas.target > 0 and apart > 0)
+
+
 def test_what_has_no_bound():
     x, z = codes(11)
     with pytest.raises(ValueError, match="give one of them"):

@@ -168,6 +168,44 @@ def test_codes_with_nothing_to_learn():
     assert fit(x[None][:0], x[None][:0]).solution.y.shape == (0, 2, 8, 8)
 
 
+@pytest.mark.parametrize("layout", ["per channel", "joint"])
+@pytest.mark.parametrize("norm", ["squared", "absolute"])
+@pytest.mark.parametrize(
+    "size, weight", [(1e-8, 1.0), (1e-12, 1.0), (1e150, 1.0), (1.0, 1e-16), (1.0, 1e200), (1e-4, 1e-9)]
+)
+def test_neither_the_size_of_codes_nor_of_weights_matters(layout, norm, size, weight):
+    x, z = codes(10, (2, 8, 8))
+    plain, scaled = Lambdas(1, 0.02, 0.01, 0.01), Lambdas(*(weight * w for w in (1, 0.02, 0.01, 0.01)))
+    expected, found = (
+        fit(scale * x, scale * z, AVIConfig(k_z=3, lambdas=lambdas, norm=norm), FitConfig(layout))
+        for scale, lambdas in ((1, plain), (size, scaled))
+    )
+    assert expected.converged and found.converged
+    assert_close(found.solution.y / size, expected.solution.y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quiet", [1e-3, 1e-6])
+def test_a_quiet_channel_is_learned_beside_loud_ones(quiet):
+    x, z = codes(11, (3, 8, 8))
+    size = torch.tensor([1.0, 1.0, quiet], dtype=torch.float64)[:, None, None]
+    for layout in ("per channel", "joint"):
+        found, best = fit(size * x, size * z, training=FitConfig(layout)), solve(size * x, size * z)
+        edit = (best.y - size * x)[2].norm()
+        assert found.converged and (found.solution.y - best.y)[2].norm() < 0.1 * edit
+
+
+@pytest.mark.parametrize("norm", ["squared", "absolute"])
+def test_it_trains_in_inference_mode(norm):
+    x, z = codes(12, (2, 8, 8))
+    config = AVIConfig(k_z=3, norm=norm)
+    expected = fit(x, z, config)
+    with torch.inference_mode():
+        inside, made_inside = fit(x, z, config), fit(x.clone(), z.clone(), config)
+    for found in (inside, made_inside):
+        assert torch.equal(found.solution.y, expected.solution.y) and torch.equal(found.curve, expected.curve)
+        assert not found.solution.a.requires_grad
+
+
 def test_a_bar_only_if_asked(capsys):
     x, z = codes(8, (1, 8, 8))
     fit(x, z)

@@ -1,16 +1,31 @@
 """Inversion finds trajectories that lead back: exactly with fixed points, nearly without."""
 
+import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
+)
 from placing import place
 from tiny import KINDS, text_to_image
 from tiny_families import build
 from torch.testing import assert_close
 
+from benchmarks.schedulers import NAMES
 from lsvd import avi, backbones
 from lsvd.sampling import inversion, trajectory
 from lsvd.sampling.inversion import invert
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*inverted pictures do not lead back")
 
 PROMPTS = {"text-to-image": "a person", "unconditional": None}
 STEPS = 12
@@ -107,15 +122,112 @@ def test_mixing_solves_what_plain_iteration_flies_from():
     assert_close(x.flatten(1), torch.linalg.solve(matrix, b.T).T, rtol=1e-5, atol=1e-5)
 
 
-def test_multistep_solvers_are_inverted_and_not_iterated():
-    backbone = text_to_image().with_scheduler(DPMSolverMultistepScheduler)
+NOISY = "DDPM DDPMParallel EulerAncestralDiscrete KDPM2AncestralDiscrete LCM LTXEulerAncestralRF SASolver".split()
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("name", [name for name in NAMES if "Flow" not in name])
+def test_every_sampler_leads_back_or_is_refused(name):
+    backbone = text_to_image().with_scheduler(getattr(diffusers, f"{name}Scheduler"))
+    final = trajectory.run(backbone, "a person", [5, 6], 4, 1.0).final
+    state = torch.get_rng_state()
+    if name in NOISY:
+        with pytest.raises(ValueError, match=f"{name}Scheduler adds noise on the way.*: invert by .*DDIMScheduler"):
+            invert(backbone, final, "a person", 4)
+    else:
+        found = invert(backbone, final, "a person", 4)
+        assert found.distance.max() < 1e-3 and torch.equal(found.trajectory.final, final)
+        assert 0.5 < found.trajectory.codes[0].std() / found.trajectory.schedule.sigma < 2
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "kind, config, eta",
+    [
+        (DDIMScheduler, {}, 1.0),
+        (DDIMScheduler, {}, 0.1),
+        (TCDScheduler, {}, 0.3),
+        (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}, 0.0),
+    ],
+)
+def test_noise_that_is_asked_for_is_refused(kind, config, eta):
+    backbone = text_to_image()
+    backbone = backbone.with_scheduler(kind.from_config(backbone.scheduler.config, **config))
+    with pytest.raises(ValueError, match="adds noise on the way"):
+        invert(backbone, backbone.noise([1]), "a person", 4, eta=eta)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", [DDIMScheduler, DPMSolverMultistepScheduler])
+def test_every_spacing(kind, spacing):
+    config = text_to_image().scheduler.config
+    backbone = text_to_image().with_scheduler(kind.from_config(config, timestep_spacing=spacing))
     final = trajectory.run(backbone, "a person", [5], STEPS, 1.0).final
-    found = invert(backbone, final, "a person", STEPS)
-    assert found.residual.isnan().all() and found.trajectory.codes.isfinite().all()
-    assert distance(back(backbone, found), final) < 0.5
-    other = text_to_image().with_scheduler(UniPCMultistepScheduler)
-    with pytest.raises(ValueError, match="UniPCMultistepScheduler has no inverse in diffusers: invert with DDIM"):
-        invert(other, final, "a person", STEPS)
+    plain = invert(backbone, final, "a person", STEPS, iterations=0)
+    assert invert(backbone, final, "a person", STEPS).distance < 1e-3 < plain.distance
+    assert plain.distance < 0.3
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("sigmas", [{}, {"use_karras_sigmas": True}, {"final_sigmas_type": "sigma_min"}])
+def test_the_inverse_of_dpm_solver_is_on_the_levels_of_the_sampler(spacing, sigmas):
+    config = text_to_image().scheduler.config
+    scheduler = DPMSolverMultistepScheduler.from_config(config, timestep_spacing=spacing, **sigmas)
+    backbone = text_to_image().with_scheduler(scheduler)
+    sampler = backbone.prepared(STEPS)
+    settings = trajectory.Settings.of(backbone, "a person", [0], STEPS)
+    inverse = inversion._inverse(backbone, settings)
+    inverse.set_timesteps(STEPS)
+    assert torch.equal(inverse.sigmas[1:], sampler.sigmas[:-1].flip(0)) and (inverse.sigmas.diff() > 0).all()
+    assert torch.equal(inverse.timesteps[1:], sampler.timesteps[1:].flip(0)) and len(inverse.timesteps) == STEPS
+
+
+@pytest.mark.parametrize(
+    "kind", [DPMSolverMultistepScheduler, UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler]
+)
+def test_flow_matching_leads_back_by_every_solver(kind):
+    flow = {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if "Flow" in kind.__name__ else kind(**flow)
+    backbone = backbones.from_pipeline(build("SanaPipeline"), size=32).with_scheduler(scheduler)
+    drawn = trajectory.run(backbone, "a person", [1, 2], 6, 1.0)
+    found = invert(backbone, drawn.final, "a person", 6)
+    assert found.distance.max() < 1e-3
+    assert_close(back(backbone, found), drawn.final, rtol=1e-2, atol=1e-2)
+
+
+def test_the_distance_is_that_of_drawing_again(backbone, codes):
+    for iterations in (0, 1, 3):
+        found = invert(backbone, codes, PROMPTS[backbone.kind], STEPS, iterations=iterations)
+        off = (back(backbone, found) - codes).double().flatten(1).norm(dim=1) / codes.double().flatten(1).norm(dim=1)
+        assert_close(found.distance, off)
+
+
+def test_what_does_not_lead_back_says_so():
+    backbone = text_to_image()
+    clips = backbone.with_scheduler(DDIMScheduler.from_config(backbone.scheduler.config, clip_sample=True))
+    final = 3 * backbone.noise([5, 6])
+    with pytest.warns(UserWarning, match="2 of 2 .* do not lead back: DDIMScheduler.*: give the .* clip_sample=False"):
+        invert(clips, final, "a person", 4)
+    with pytest.warns(UserWarning, match="2 of 2 .* do not lead back: DDIMScheduler.*: raise iterations or steps"):
+        invert(backbone, final, "a person", 4, iterations=0)
+    damaged = text_to_image()
+    with torch.no_grad():
+        next(damaged.pipe.unet.parameters()).fill_(torch.nan)
+    for kind in (DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler):
+        for iterations in (0, 3):
+            with pytest.raises(ValueError, match="NaN"):
+                invert(damaged.with_scheduler(kind), final, "a person", 4, iterations=iterations)
+
+
+def test_advice_is_followed_without_clipping():
+    backbone = text_to_image()
+    keys = ("beta_start", "beta_end", "beta_schedule", "prediction_type")
+    fresh = UniPCMultistepScheduler(**{key: backbone.scheduler.config[key] for key in keys})
+    for kind in (DDIMScheduler, DDIMParallelScheduler, DDPMScheduler, LCMScheduler, TCDScheduler):
+        advised = backbone.with_scheduler(fresh).with_scheduler(kind)
+        assert not advised.scheduler.config.clip_sample
+        assert all(advised.scheduler.config[key] == fresh.config[key] for key in keys)
+    assert backbone.with_scheduler(DDIMScheduler(clip_sample=True)).scheduler.config.clip_sample
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "FluxPipeline", "ZImagePipeline"])

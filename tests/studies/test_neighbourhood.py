@@ -1,10 +1,13 @@
 """The small neighbourhood and its nulls on codes whose distances are known."""
 
+import diffusers
 import pytest
 import torch
-from tiny import KINDS
+from tiny import KINDS, text_to_image
 from torch.testing import assert_close
 
+from benchmarks.schedulers import NAMES
+from lsvd.backbones.schedulers import prepare
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.trajectory import resume, run
@@ -200,6 +203,28 @@ def test_trajectories_that_do_not_fit_are_refused():
         neighbourhood.add_noise(model, resume(model, walk, walk.timesteps[2]))
     with pytest.raises(ValueError, match="two seeds or more"):
         neighbourhood.add_noise(model, one, other=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("name", [name for name in NAMES if "Flow" not in name])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_noise_is_added_at_the_levels_of_the_schedule(name, spacing):
+    kind = getattr(diffusers, f"{name}Scheduler")
+    model = text_to_image()
+    model = model.with_scheduler(kind.from_config(model.scheduler.config, timestep_spacing=spacing))
+    walk = run(model, "a person", [1, 2], 4)
+    if not hasattr(kind, "add_noise"):
+        with pytest.raises(ValueError, match=f"{name}Scheduler has no add_noise.*: take DDIMScheduler"):
+            neighbourhood.add_noise(model, walk)
+        return
+    for used in (False, True):  # as after a call of another pipeline
+        if used:
+            model.scheduler.set_timesteps(9)
+        added = neighbourhood.add_noise(model, walk)
+        fresh = prepare(kind.from_config(model.scheduler.config), 4)
+        for i, t in enumerate(walk.timesteps):
+            expected = fresh.add_noise(walk.final, walk.codes[0] / walk.schedule.sigma, t.expand(2))
+            assert torch.equal(added[i], expected)
 
 
 @pytest.mark.parametrize(

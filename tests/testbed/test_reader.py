@@ -128,7 +128,9 @@ def test_degrading_is_seeded_mild_and_leaves_some_pictures_alone():
 def test_save_and_load_keep_what_is_read(trained, tmp_path):
     folder = tmp_path / "readers" / "discs"
     trained.save(folder)
+    state = torch.get_rng_state()
     again = load(DISCS, folder=folder)
+    assert torch.equal(state, torch.get_rng_state())
     assert not again.training and all(p.dtype == torch.float32 for p in again.parameters())
     pictures, *_ = batch(64, 6)
     before, after = trained.read(pictures), again.read(pictures)

@@ -62,8 +62,8 @@ class Attribute:
         fit = left.ndim == right.ndim == 4 and (left.shape[:2], left.shape[3]) == (right.shape[:2], right.shape[2])
         if not fit or not n == len(left) == len(self.target) == len(self.settings.prompts):
             raise ValueError(
-                f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not make an attribute of {n} seeds and "
-                f"{len(self.target)} target prompts: learn it with lsvd.avi.attribute.learn"
+                f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not make an attribute of {n} seeds "
+                f"and {len(self.target)} target prompts: learn it with lsvd.avi.attribute.learn"
             )
         if not left.dtype == right.dtype == torch.float32 or not (left.isfinite().all() and right.isfinite().all()):
             raise ValueError(

@@ -31,7 +31,7 @@ from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
 
 MEMORY = 5  # how many codes before the last are mixed
 FAR, LOUD = 0.05, 3.0
-"""The distance, and the size of x_T by that of noise, above which `invert` warns that a trajectory does not lead back."""
+"""The distance, and the size of x_T as a multiple of noise's, above which `invert` warns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +70,12 @@ def invert(
     noise levels, where there is one (DDIM, DPM-Solver), or the same with the sampler's steps; then up to `iterations`
     evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept.
 
-    Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every sampler can be inverted (one that clips what it
-    predicts cannot), nor with every guidance. Raises ValueError for codes of another shape or that are not finite, as
-    `lsvd.sampling.trajectory.run` for the rest, for fewer than no iterations, for samplers that add noise on the way
-    (codes that lead back through noise of another picture are many times as large as noise), and where NaN or infinity
-    is found.
+    Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every
+    sampler can be inverted (one that clips what it predicts cannot), nor with every guidance.
+
+    Raises ValueError for codes of another shape or that are not finite, as `lsvd.sampling.trajectory.run` for the rest,
+    for fewer than no iterations, for samplers that add noise on the way (codes that lead back through the noise of
+    another picture are many times as large as noise), and where NaN or infinity is found.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")

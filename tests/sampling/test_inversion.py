@@ -16,7 +16,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from placing import place
-from tiny import KINDS, text_to_image
+from tiny import KINDS, text_to_image, tiny_pipeline
 from tiny_families import build
 from torch.testing import assert_close
 
@@ -210,7 +210,7 @@ def test_what_does_not_lead_back_says_so():
         invert(clips, final, "a person", 4)
     with pytest.warns(UserWarning, match="2 of 2 .* do not lead back: DDIMScheduler.*: raise iterations or steps"):
         invert(backbone, final, "a person", 4, iterations=0)
-    damaged = text_to_image()
+    damaged = backbones.from_pipeline(tiny_pipeline())
     with torch.no_grad():
         next(damaged.pipe.unet.parameters()).fill_(torch.nan)
     for kind in (DDIMScheduler, DPMSolverMultistepScheduler, HeunDiscreteScheduler):

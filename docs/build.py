@@ -73,9 +73,6 @@ def reference(name: str, title: str) -> str:
         if module not in ("lsvd", f"lsvd.{name}"):
             lines.append(f"## {module}")
         lines.append(f"```{{eval-rst}}\n.. automodule:: {module}\n   {':members:' if own else ':no-index:'}\n```")
-        if module == "lsvd":
-            homes = importlib.import_module(module)._HOMES.items()
-            lines += [f"- `lsvd.{short}` is {{py:obj}}`{home}.{long}`" for short, (home, long) in homes]
     return "\n\n".join(lines) + "\n"
 
 

@@ -179,4 +179,4 @@ def text(name: str) -> str:
     return special[name]() if name in special else markdown(name, read(name))
 
 
-NAMES = ("found", *TABLES, "families", "registry")
+NAMES = ("found", *TABLES, "families", "schedulers", "registry")

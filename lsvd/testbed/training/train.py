@@ -166,7 +166,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--export", action="store_true", help="only write the weights of the checkpoint, into --runs")
     parser.add_argument("--publish", action="store_true", help="replace the weights that ship by the run's, when done")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = list(RECIPES) if options.name == "all" else [options.name]
     try:
         check_device(options.device)
@@ -208,4 +207,5 @@ def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     raise SystemExit(main())

@@ -1,5 +1,7 @@
 """The study of inverted pictures: made-up results, and a tiny model from end to end."""
 
+import warnings
+
 import pytest
 import torch
 from tiny import text_to_image
@@ -61,7 +63,9 @@ def test_rows_give_the_distance_from_the_picture():
 
 def test_the_study_of_a_tiny_model():
     model, reader = text_to_image(), readers.load("portraits")
-    own = inversion.measure(model, reader, 2, attributes=("old",))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*do not lead back", UserWarning)
+        own = inversion.measure(model, reader, 2, attributes=("old",))
     assert list(own.back) == list(own.moved) == [LIMIT, "DDIM", "DPM-Solver", ITERATED] and list(own.edits) == ["old"]
     assert {drawn.shape for drawn in own.back.values()} == {own.pictures.shape, own.edits["old"].pictures.shape}
     assert_close(own.back[LIMIT], model.decode(model.encode(own.pictures)))

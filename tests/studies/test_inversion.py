@@ -36,7 +36,7 @@ def result(errors: list[float], **edits: AttributeEdit) -> Result:
 )
 def test_a_way_leads_back_if_every_picture_is_near_the_limit(errors, word):
     (claim,) = inversion.verdicts(result(errors))
-    assert (claim.study, claim.claim, claim.verdict) == ("inversion", "DDIM leads back to the picture", word)
+    assert (claim.study, claim.claim, claim.verdict) == ("inversion", "leads back to the picture: DDIM", word)
     assert claim.null == inversion.NEAR and claim.effect.low <= claim.effect.value <= claim.effect.high
 
 
@@ -49,7 +49,7 @@ def test_an_edit_brings_the_attribute_into_the_pictures_that_lack_it(hits, word)
 
 def test_an_attribute_that_no_picture_lacks_is_not_judged():
     own = result([0.0] * N, old=edit(0, lacking=0))
-    assert [claim.claim for claim in inversion.verdicts(own)] == ["DDIM leads back to the picture"]
+    assert [claim.claim for claim in inversion.verdicts(own)] == ["leads back to the picture: DDIM"]
     (row,) = inversion.edit_rows(own)
     assert (row["lacking"], row["success"], row["side_effects"], row["null"]) == (0, "", "0.0200", "0.0100")
 

@@ -124,7 +124,7 @@ def verdicts(result: Result) -> list[Verdict]:
         psnr = result.from_limit(way)
         verdict = judge((psnr > NEAR).tolist())
         claims.append(
-            Verdict("inversion", f"{way} leads back to the picture", result.backbone, mean(psnr), NEAR, verdict)
+            Verdict("inversion", f"leads back to the picture: {way}", result.backbone, mean(psnr), NEAR, verdict)
         )
     for name, edit in result.edits.items():
         if (success := edit.effects.success) is not None:

@@ -4,7 +4,8 @@ import io
 import math
 import re
 
-# Numbers agree if they differ by less than a ten-thousandth of the larger, or a millionth.
+# Numbers agree if they differ by less than a ten-thousandth of the larger, a millionth, or one unit of the last digit
+# that both have, from four decimals on.
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 # Grey levels, of 255, by which no channel of any pixel may differ: the next of a colour map's 256 colours is up to 4
 # away. Lossy formats make up to 36 of single roundings, and 0.9 on average (lsvd.storage.pictures): there, the average
@@ -16,7 +17,7 @@ _NUMBER = re.compile(rb"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|[-+]?\.\d+(?:[eE][-+
 
 
 def same_table(old: bytes, new: bytes) -> bool:
-    """Whether two texts agree in all but their decimal fractions, and in these within RELATIVE or ABSOLUTE.
+    """Whether two texts agree in all but their decimal fractions, and in these within the tolerances above.
 
     Whole numbers are counts: they agree if they are equal.
     """
@@ -28,8 +29,11 @@ def same_table(old: bytes, new: bytes) -> bool:
 def _same_number(old: bytes, new: bytes) -> bool:
     if old == new:
         return True
-    whole = not any(mark in number for number in (old, new) for mark in b".eE")
-    return not whole and math.isclose(float(old), float(new), rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    if not any(mark in number for number in (old, new) for mark in b".eE"):
+        return False
+    digits = [len(number.partition(b".")[2]) for number in (old, new)]
+    unit = 1.01 * 10 ** -min(digits) if min(digits) > 3 and not any(m in n for n in (old, new) for m in b"eE") else 0
+    return math.isclose(float(old), float(new), rel_tol=RELATIVE, abs_tol=max(ABSOLUTE, unit))
 
 
 def same_picture(old: bytes, new: bytes) -> bool:

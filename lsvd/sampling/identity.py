@@ -39,6 +39,7 @@ PASSED_OVER = {
     ),
     *("_hf_hook", "_old_forward", "_diffusers_hook", "_is_hf_initialized", "hf_device_map", "_hf_peft_config_loaded"),
     *("_weight_conversions", "_use_kernels"),
+    *("_output_capturing_hooks_installed", "rope_embedder"),  # set or filled at the first use
 }
 
 

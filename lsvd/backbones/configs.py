@@ -18,7 +18,7 @@ from lsvd.backbones.checkpoints import silently
 from lsvd.storage.results import checksum
 
 LIBRARIES = {"accelerate", "builtins", "diffusers", "functools", "lsvd", "numpy", "peft", "torch", "transformers"}
-STATE = {"_internal_dict", "_begin_index"}  # a scheduler's configuration, and where pipelines have it begin
+STATE = {"_internal_dict", "_begin_index", "_step_index"}  # the configuration, and where a scheduler begins and is
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:

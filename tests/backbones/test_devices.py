@@ -21,12 +21,12 @@ from torch.testing import assert_close
 from untrained import BANDS, untrained
 
 from lsvd import avi, backbones
-from lsvd.__main__ import encoded
 from lsvd.avi import attribute, baselines, network
 from lsvd.avi import edit as editing_avi
 from lsvd.avi.callback import AddAttributes
 from lsvd.backbones import clip
 from lsvd.backbones.schedulers import remembers
+from lsvd.commands.edit import encoded
 from lsvd.decomposition import geodesic, mobility
 from lsvd.decomposition import svd as decomposition
 from lsvd.decomposition.svd import svd

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from placing import place
+from processes import heeding
 from tiny import WORDS, text_to_image, unconditional
 
 from lsvd import avi, backbones
@@ -383,7 +384,7 @@ sys.exit(main(["cache"]))
 def test_signals(tmp_path, number):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", WAITING], cwd=tmp_path, env=environment, **pipes) as process:
+    with heeding([sys.executable, "-c", WAITING], cwd=tmp_path, env=environment, **pipes) as process:
         assert process.stdout.readline() == "running\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=30)

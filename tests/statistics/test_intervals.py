@@ -51,7 +51,7 @@ def test_share_agrees_with_the_table():
     assert (interval.value, round(interval.low, 3), round(interval.high, 3)) == (0.9, 0.596, 0.982)
     assert f"{interval:.2f}" == "0.90 [0.60, 0.98]"
     for hits, n in ((3, 2), (-1, 4), (0, 0)):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="is not a share"):
             share(hits, n)
 
 

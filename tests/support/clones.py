@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from processes import heeding
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = """#!/bin/sh
@@ -147,7 +148,7 @@ def figure(home):
 def start(home, *arguments, **extra):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = ["make", "USE_ENV=env", *arguments]
-    return subprocess.Popen(command, cwd=home, env=environment(**extra), start_new_session=True, **pipes)
+    return heeding(command, cwd=home, env=environment(**extra), start_new_session=True, **pipes)
 
 
 def wait_for(condition, seconds=60):

@@ -7,7 +7,7 @@ lsvd.backbones.families, and goes together with other callbacks in a `diffusers.
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline, LMSDiscreteScheduler, PNDMScheduler
+from diffusers import DiffusionPipeline, LMSDiscreteScheduler, PNDMScheduler, SchedulerMixin
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
@@ -49,7 +49,7 @@ class AddAttributes(PipelineCallback):
     ) -> dict[str, Any]:
         """Called by the pipeline at the end of each step; puts in the latents that the next one starts from."""
         schedule = Schedule.of(pipeline.scheduler)
-        done = _place(schedule, timesteps, step_index)
+        done = _place(pipeline.scheduler, schedule, timesteps, step_index)
         pairs = [(a, s) for a, s in zip(self.attributes, self.strengths, strict=True) if s]
         places = [self._check(pipeline, attribute, schedule) for attribute, _ in pairs]
         early = [attribute for (attribute, _), place in zip(pairs, places, strict=True) if place <= done]
@@ -89,11 +89,14 @@ class AddAttributes(PipelineCallback):
         return attribute.delta(self.seeds)
 
 
-def _place(schedule: Schedule, t: Any, step_index: int) -> int:
+def _place(scheduler: SchedulerMixin, schedule: Schedule, t: Any, step_index: int) -> int:
     """The step of the schedule that a pipeline has just done, which it says began at timestep t.
 
-    A second-order solver lists a timestep twice. Whatever steps the pipeline left out, it takes the rest in order.
+    Most schedulers count their steps. For the others the timestep says it: whatever steps the pipeline left out, it
+    takes the rest in order, and a timestep may be listed twice.
     """
+    if getattr(scheduler, "step_index", None) is not None:
+        return scheduler.step_index - 1
     hits = (schedule.timesteps == float(t)).nonzero().flatten().tolist()
     if not hits:
         raise ValueError(

@@ -27,6 +27,7 @@ UNUSED = ("safety_checker",)  # networks that have no part in what is drawn
 PLAIN = ("StableDiffusionPipeline", "DDPMPipeline", "DDIMPipeline")  # pipelines that their networks say enough of
 # A module's attributes that say nothing of what it computes: torch's own, configurations, which are counted once, what
 # only spares memory, and how accelerate and diffusers move weights about.
+PRIVATE = ("_disable_adapters", "_active_adapter")  # by which adapters are turned off, and chosen
 PASSED_OVER = {
     *vars(nn.Module()),
     *(
@@ -137,7 +138,9 @@ def _attributes(network: nn.Module) -> dict[str, Any]:
 
 
 def _told(module: nn.Module) -> dict[str, Any]:
-    found = {name: value for name, value in vars(module).items() if name not in PASSED_OVER}
+    # what modules note for themselves as they run, such as an autoencoder's caches, is private
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_") or name in PRIVATE}
+    found = {name: value for name, value in public.items() if name not in PASSED_OVER}
     if "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module):
         found.pop("forward", None)
     caches = getattr(vars(module).get("_diffusers_hook"), "hooks", {})

@@ -128,7 +128,7 @@ def test_trajectories(pair, eta):
     same(part.codes, near.codes[:3])
     same(trajectory.resume(own, part, t).codes, near.codes[2:])
     same(trajectory.resume(own, far, t, near.at(t)).final, near.final)  # from wherever it is
-    assert torch.equal(*(trajectory.sample(backbone, PROMPT[backbone.kind], SEEDS, 2) for backbone in pair))
+    assert torch.equal(*(trajectory.sample(backbone, PROMPT[backbone.kind], SEEDS, steps=2) for backbone in pair))
 
 
 @pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DPMSolverMultistepScheduler])

@@ -59,7 +59,7 @@ def scheduler_text(scheduler: SchedulerMixin) -> str:
 @functools.lru_cache(maxsize=64)
 def _fresh(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
     """The attributes that a fresh scheduler of this configuration has, without those that sampling changes."""
-    with silently():
+    with silently(), torch.random.fork_rng(devices=[]):  # some steps draw noise
         try:
             scheduler = kind.from_config(json.loads(text))
         except Exception:  # a configuration that was changed to one that its class would refuse

@@ -19,7 +19,8 @@ def first_step_fails(prepared: SchedulerMixin) -> Exception | None:
         x, t = torch.zeros(1, 1, 8, 8, device=own.timesteps.device), own.timesteps[0]
         if hasattr(own, "scale_model_input"):
             own.scale_model_input(x, t)
-        own.step(x.repeat(1, 1 + takes_variance(own), 1, 1), t, x)
+        with torch.random.fork_rng(devices=[]):  # some steps draw noise
+            own.step(x.repeat(1, 1 + takes_variance(own), 1, 1), t, x)
     except IndexError as error:
         return error
     except TypeError as error:

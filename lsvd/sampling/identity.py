@@ -153,7 +153,7 @@ def _told(module: nn.Module) -> dict[str, Any]:
 def _fresh_attributes(network: nn.Module) -> dict[str, Any] | None:
     """The attributes of a network just built from its configuration; None where it cannot be built from that alone."""
     try:
-        with torch.device("meta"), silently():
+        with torch.device("meta"), silently(), torch.random.fork_rng(devices=[]):
             if hasattr(network, "config_class") and not hasattr(network, "_internal_dict"):
                 return _attributes(type(network)(network.config).eval())
             return _attributes(type(network).from_config(settled(network.config)).eval())

@@ -19,12 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from lsvd.storage.steady import same_table
+from lsvd.storage.steady import Tolerance, rounding, same_table
 
 log = logging.getLogger(__name__)
 
@@ -244,10 +245,11 @@ def check_replaceable(
         raise ValueError(f"{path} is there and not {what}: choose another name, or replace it with --force")
 
 
-def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]], tolerance: Tolerance = rounding) -> Path:
     """Write rows as a CSV file with a header, whole or not at all; the first row's keys are the columns.
 
-    A table that differs from the one there by rounding only (lsvd.storage.steady) is left as it is.
+    A table that differs from the one there by rounding only (lsvd.storage.steady) is left as it is. tolerance: where
+    rounding makes larger differences, as a match between near-ties does.
 
     Returns the path. Raises ValueError if there are no rows or their keys differ, WriteError if the disk refuses.
     """
@@ -262,7 +264,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return write_steady(path, text.getvalue().encode(), same_table)
+    return write_steady(path, text.getvalue().encode(), partial(same_table, tolerance=tolerance))
 
 
 def update_csv(
@@ -270,6 +272,7 @@ def update_csv(
     rows: Sequence[Mapping[str, Any]],
     keys: Sequence[str],
     order: Iterable[str] | Callable[[Mapping[str, str]], Any] = (),
+    tolerance: Tolerance = rounding,
 ) -> Path:
     """Write rows into a table, in place of those that agree with one of them in all `keys`; the others stay.
 
@@ -294,7 +297,7 @@ def update_csv(
             raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
         new = {named(row) for row in rows}
         kept = [{name: row[name] for name in rows[0]} for row in old if named(row) not in new]
-        return write_csv(path, sorted([*kept, *rows], key=lambda row: (place(row), named(row))))
+        return write_csv(path, sorted([*kept, *rows], key=lambda row: (place(row), named(row))), tolerance)
 
 
 def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:

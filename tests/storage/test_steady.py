@@ -3,6 +3,7 @@
 import io
 import os
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,12 +43,25 @@ def test_tables(old, new, same):
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1), st.data())
 def test_any_number_counts(numbers, data):
     moved = data.draw(st.integers(0, len(numbers) - 1))
-    table = ("a\n" + "\n".join(map(repr, numbers))).encode()
+
+    def table(values):
+        return ("a\n" + "\n".join(f"{value:.17e}" for value in values)).encode()
+
     for factor, same in ((1 + 5e-5, True), (1 + 5e-4, False)):
         other = [value * factor if i == moved else value for i, value in enumerate(numbers)]
-        assert same_table(table, ("a\n" + "\n".join(map(repr, other))).encode()) == (
-            same or abs(numbers[moved]) * 5e-4 <= 1e-6
-        )
+        assert same_table(table(numbers), table(other)) == (same or abs(numbers[moved]) * 5e-4 <= 1e-6)
+
+
+def test_a_column_may_have_a_tolerance_of_its_own():
+    old, new, far = (f"what,mine,other\nnull,{a},0.5\n".encode() for a in ("10.0864", "10.0431", "10.5"))
+
+    def tolerance(row, column):
+        return 0.01 if (row["what"], column) == ("null", "mine") else 1e-4
+
+    assert not same_table(old, new)
+    assert same_table(old, new, tolerance) and not same_table(old, far, tolerance)
+    for text in (old.replace(b"0.5", b"0.501"), old.replace(b"null", b"same")):
+        assert not same_table(old, text, tolerance)
 
 
 def encoded(pixels, kind="PNG", **options):
@@ -66,11 +80,29 @@ def test_pictures(pixels):
     assert same_picture(encoded(pixels), encoded(rounded))
     assert same_picture(encoded(pixels), encoded(pixels, compress_level=0))
     one = pixels.copy()
-    one[3, 4, 1] += LEVELS + 1
+    one[3:6, 4:7, 1] = 255
     assert not same_picture(encoded(pixels), encoded(one))
     assert not same_picture(encoded(pixels), encoded(pixels[:-1]))
     assert not same_picture(encoded(pixels), encoded(pixels[..., 0]))
     assert not same_picture(encoded(pixels), encoded(pixels, "BMP"))
+
+
+def chart(*, height=1.0, colour="C0", label="a line", width=1.0):
+    fig, ax = plt.subplots(figsize=(4, 3))
+    ax.plot([0, 1, 2], [0, height, 0.5], colour, linewidth=width)
+    ax.set_ylim(0, 2)
+    ax.set_title(label)
+    file = io.BytesIO()
+    fig.savefig(file, format="png")
+    plt.close(fig)
+    return file.getvalue()
+
+
+def test_a_line_of_a_chart_may_move_by_a_pixel_and_no_more():
+    assert chart() != chart(height=1.004) and same_picture(chart(), chart(height=1.004))
+    for other in ({"height": 1.05}, {"colour": "C1"}, {"label": "a lime"}, {"label": ""}, {"width": 4}, {"width": 0}):
+        assert not same_picture(chart(), chart(**other)), other
+        assert not same_picture(chart(**other), chart()), other
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])

@@ -207,10 +207,10 @@ def measure(name: str, way: str, folder: Path, steps: int) -> dict[str, float | 
             picture = backbone.decode(_edited(backbone, entry, steps, together=way == "one batch"))
             if not picture.isfinite().all():
                 raise ValueError(f"{name}: the picture is not finite")
-    found = {"parameters": sum(p.numel() for p in pipe.unet.parameters()), "load_seconds": loaded}
-    found |= {"calls": spent.calls, "seconds": spent.seconds, "denoising": spent.denoising}
+    costs = {"parameters": sum(p.numel() for p in pipe.unet.parameters()), "load_seconds": loaded}
+    costs |= {"calls": spent.calls, "seconds": spent.seconds, "denoising": spent.denoising}
     # the system counts pages by the thread, and may not have counted the last few of a peak
-    return found | {"held": held, "peak": max(held, _memory("VmHWM"))}
+    return costs | {"held": held, "peak": max(held, _memory("VmHWM"))}
 
 
 def _plain(folder: Path) -> DiffusionPipeline:
@@ -260,23 +260,23 @@ def _memory(field: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def row(name: str, way: str, steps: int, found: dict[str, float | int], plain: dict[str, float | int]) -> dict:
+def row(name: str, way: str, steps: int, costs: dict[str, float | int], plain: dict[str, float | int]) -> dict:
     """A row of the table: of two trajectories' time and of the plain pipeline's memory, the share that it took."""
-    gib = {key: f"{found[key] / 2**30:.2f}" for key in ("held", "peak")}
+    gib = {key: f"{costs[key] / 2**30:.2f}" for key in ("held", "peak")}
     return {
         "name": name,
         "way": way,
-        "parameters": found["parameters"],
+        "parameters": costs["parameters"],
         "steps": steps,
         "threads": torch.get_num_threads(),
-        "calls": found["calls"],
-        "load_seconds": f"{found['load_seconds']:.1f}",
-        "seconds": f"{found['seconds']:.1f}",
-        "denoising": f"{found['denoising']:.1f}",
-        "of_two_trajectories": f"{found['seconds'] / (2 * plain['seconds']):.3f}",
+        "calls": costs["calls"],
+        "load_seconds": f"{costs['load_seconds']:.1f}",
+        "seconds": f"{costs['seconds']:.1f}",
+        "denoising": f"{costs['denoising']:.1f}",
+        "of_two_trajectories": f"{costs['seconds'] / (2 * plain['seconds']):.3f}",
         "held_gib": gib["held"],
         "peak_gib": gib["peak"],
-        "of_plain_memory": f"{found['peak'] / plain['peak']:.3f}",
+        "of_plain_memory": f"{costs['peak'] / plain['peak']:.3f}",
     }
 
 
@@ -292,11 +292,11 @@ def run(name: str, steps: int, folder: Path | None = None) -> None:
             log.info("%s: building and saving", name)
             torch.manual_seed(0)
             save(MODELS[name](), home)
-        found = {}
+        costs = {}
         for way in WAYS:
             log.info("%s: %s, %d steps", name, way, steps)
-            found[way] = _in_a_process(name, way, home, steps)
-            line = row(name, way, steps, found[way], found["plain"])
+            costs[way] = _in_a_process(name, way, home, steps)
+            line = row(name, way, steps, costs[way], costs["plain"])
             update_csv(outputs("tables", "fullsize.csv"), [line], KEYS, [*MODELS])
             log.info("%s", ", ".join(f"{key} {value}" for key, value in line.items() if key not in KEYS))
 

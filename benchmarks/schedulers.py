@@ -52,9 +52,9 @@ def predicted(x: Tensor, t: float | Tensor, flow: bool) -> Tensor:
     return (1 - level) ** 0.5 / (level * VARIANCE + 1 - level) * x
 
 
-def go_on(own, x: Tensor, flow: bool, first: int = 0, callback=None, steps: int = STEPS) -> list[Tensor]:
+def go_on(sampler, x: Tensor, flow: bool, first: int = 0, callback=None, steps: int = STEPS) -> list[Tensor]:
     """The codes from x at step `first` to the end, as a pipeline's loop makes them."""
-    later = starting_at(own, first)
+    later = starting_at(sampler, first)
     later.set_timesteps(steps)
     codes = [x]
     for i, t in enumerate(later.timesteps):
@@ -65,9 +65,9 @@ def go_on(own, x: Tensor, flow: bool, first: int = 0, callback=None, steps: int 
     return codes
 
 
-def pair(own) -> tuple[Schedule, list[Tensor]]:
+def pair(sampler) -> tuple[Schedule, list[Tensor]]:
     """The schedule of a scheduler, and two codes to start from."""
-    schedule = Schedule.of(prepare(own, STEPS))
+    schedule = Schedule.of(prepare(sampler, STEPS))
     g = torch.Generator().manual_seed(0)
     return schedule, [torch.randn(1, 4, 8, 8, generator=g) * schedule.sigma for _ in range(2)]
 
@@ -75,9 +75,9 @@ def pair(own) -> tuple[Schedule, list[Tensor]]:
 def row(name: str) -> dict[str, str]:
     """What a scheduler does: a line of the table. `off`: the end's distance from the other trajectory's, at worst, as a
     share of the distance of the two."""
-    own, flow = scheduler(name), "Flow" in name
-    prepared = prepare(own, STEPS)
-    schedule, noises = pair(own)
+    sampler, flow = scheduler(name), "Flow" in name
+    prepared = prepare(sampler, STEPS)
+    schedule, noises = pair(sampler)
     line = {
         "scheduler": f"{name}Scheduler",
         "timesteps": str(len(schedule)),
@@ -85,11 +85,11 @@ def row(name: str) -> dict[str, str]:
     }
     line["remembers"] = "yes" if remembers(prepared) else "no"
     try:
-        check_takes_codes(own)
+        check_takes_codes(sampler)
     except ValueError:
         return line | {"takes codes": "refused", "off": ""}
-    a, b = (go_on(own, noise, flow) for noise in noises)
-    ends = [go_on(own, b[step], flow, step)[-1] for step in schedule.whole.nonzero().flatten().tolist()[1:]]
+    a, b = (go_on(sampler, noise, flow) for noise in noises)
+    ends = [go_on(sampler, b[step], flow, step)[-1] for step in schedule.whole.nonzero().flatten().tolist()[1:]]
     off = max((end - b[-1]).norm() for end in ends) / (a[-1] - b[-1]).norm().clamp_min(1e-12)
     return line | {"takes codes": "at whole steps" if not schedule.whole.all() else "yes", "off": f"{off:.3f}"}
 

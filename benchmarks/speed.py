@@ -88,7 +88,7 @@ def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progre
         times.append((ours, theirs / comparison.share))
         log.debug("%s: ours %.4g s, reference %.4g s for %.3g of it", name, ours, theirs, comparison.share)
     ratio = intervals.median([reference / ours for ours, reference in times])
-    return Timing(ratio, *(float(np.median(each)) for each in zip(*times, strict=True)))
+    return Timing(ratio, *(float(np.median(column)) for column in zip(*times, strict=True)))
 
 
 def geodesics(
@@ -219,11 +219,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if comparison.share < 1:
             log.info("%s: the reference is timed on %.2f%%, scaled to the whole", name, 100 * comparison.share)
         try:
-            found = compare(name, comparison, options.repeats, progress=True)
-            update_csv(outputs("tables", "bench.csv"), [found.row(name)], ["name"], COMPARISONS)
+            timing = compare(name, comparison, options.repeats, progress=True)
+            update_csv(outputs("tables", "bench.csv"), [timing.row(name)], ["name"], COMPARISONS)
         except (ValueError, OSError) as error:
             raise SystemExit(str(error)) from error
-        log.info("%s: %s times as fast as the reference, %.3g s", name, f"{found.ratio:.1f}", found.reference)
+        log.info("%s: %s times as fast as the reference, %.3g s", name, f"{timing.ratio:.1f}", timing.reference)
     return 0
 
 

@@ -53,9 +53,9 @@ def _run(arguments: list[str]) -> int:
     module = import_module(f"lsvd.commands.{name}")
     if hasattr(module, "main"):
         return module.main(arguments[1:])
-    own = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
-    module.configure(own)
-    status = module.run(own.parse_args(arguments[1:])) or 0
+    command_line = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
+    module.configure(command_line)
+    status = module.run(command_line.parse_args(arguments[1:])) or 0
     sys.stdout.flush()  # here, where a reader that has gone is expected
     return status
 

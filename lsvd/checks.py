@@ -104,4 +104,4 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     said = str(error).lower()
-    return any(each in said for each in _NO_MEMORY)
+    return any(phrase in said for phrase in _NO_MEMORY)

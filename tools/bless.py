@@ -14,14 +14,14 @@ from tools import parameters, session
 
 def pictures(notebook: dict) -> list[bytes]:
     """The pictures in a notebook's outputs, in order, taken out of it: what remains is text."""
-    found = []
+    images = []
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             data = output.get("data", {})
             for kind in sorted(kind for kind in data if kind.startswith("image/") and kind != "image/svg+xml"):
-                found.append(base64.b64decode(data[kind]))
+                images.append(base64.b64decode(data[kind]))
                 data[kind] = ""
-    return found
+    return images
 
 
 def same(old: dict, new: dict) -> bool:

@@ -15,10 +15,10 @@ def problem(clone: Path) -> str | None:
     if sys.version_info < (3, 11):  # noqa: UP036
         return f"Python 3.11 or later is needed, and {sys.executable} is {sys.version.split()[0]}: name another"
     spec = find_spec("lsvd")
-    found = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
-    if found == clone:
+    location = Path(spec.origin).resolve().parent.parent if spec and spec.origin else None
+    if location == clone:
         return None
-    what = f"imports lsvd from {found}" if found else "finds no lsvd"
+    what = f"imports lsvd from {location}" if location else "finds no lsvd"
     return f"{sys.executable} {what}, not from this clone, {clone}: move the clone to a path without a colon"
 
 

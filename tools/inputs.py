@@ -23,7 +23,7 @@ def inputs(root: Path, name: str, notebook: Mapping[str, Any], parameters: Mappi
     packages, the parameters given to it, and the files of a backbone's folder.
     """
     cells = [[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in notebook["cells"]]
-    found = {name: digest_of(cells), "the pins": pins(root), "the parameters": digest_of(parameters)}
+    digests = {name: digest_of(cells), "the pins": pins(root), "the parameters": digest_of(parameters)}
     modules = imported(root, [source for kind, source, _ in cells if kind == "code"])
     data = [path for path in files(root / "lsvd") if path.suffix != ".py"]
     for path in modules:
@@ -33,8 +33,8 @@ def inputs(root: Path, name: str, notebook: Mapping[str, Any], parameters: Mappi
     if isinstance(backbone, str) and Path(backbone).is_absolute():
         data += files(Path(backbone))
     for path in {*modules, *data}:
-        found[str(path.relative_to(root)) if path.is_relative_to(root) else str(path)] = digest(path)
-    return found
+        digests[str(path.relative_to(root)) if path.is_relative_to(root) else str(path)] = digest(path)
+    return digests
 
 
 def digest_of(value: Any) -> str:
@@ -122,15 +122,15 @@ def modules_of(root: Path, name: str) -> list[Path]:
 
     A name that is none may be one that its package hands out when it is asked for: what that names counts too.
     """
-    found: list[Path] = []
+    result: list[Path] = []
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
         module = module_file(root.joinpath(*parts[:count]))
         if module is None:
-            lazy = named(found[-1], root) if found and found[-1].name == "__init__.py" else ()
-            return found + [path for each in lazy for path in modules_of(root, each)]
-        found.append(module)
-    return found
+            lazy = named(result[-1], root) if result and result[-1].name == "__init__.py" else ()
+            return result + [path for entry in lazy for path in modules_of(root, entry)]
+        result.append(module)
+    return result
 
 
 def module_file(place: Path) -> Path | None:

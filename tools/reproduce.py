@@ -37,11 +37,11 @@ class Manifest:
         """Write the manifest, whole or not at all."""
         write_bytes(path, json.dumps(vars(self), indent=1, sort_keys=True).encode())
 
-    def changes(self, found: dict[str, str]) -> list[str]:
-        """Why the results are not those of the inputs `found`, in words; empty if they are."""
+    def changes(self, digests: dict[str, str]) -> list[str]:
+        """Why the results are not those of the inputs `digests`, in words; empty if they are."""
         if not self.inputs:
             return ["not executed yet"]
-        differing = sorted(name for name in {*found, *self.inputs} if found.get(name) != self.inputs.get(name))
+        differing = sorted(name for name in {*digests, *self.inputs} if digests.get(name) != self.inputs.get(name))
         altered = sorted(name for name, digest in self.results.items() if inputs.fresh_digest(Path(name)) != digest)
         return [f"{name} changed" for name in differing] + [f"{name} is gone or changed" for name in altered]
 
@@ -81,12 +81,12 @@ class Reproduction:
         failures = []
         for name in self.chosen:
             given = {key: value for key, value in asked.items() if key in declared[str(name)]}
-            found = inputs.inputs(work.root, str(name), books[name], given)
-            if reasons := Manifest.read(manifest(name)).changes(found):
+            digests = inputs.inputs(work.root, str(name), books[name], given)
+            if reasons := Manifest.read(manifest(name)).changes(digests):
                 more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
                 print(f"running {name}: {reasons[0]}{more}", flush=True)
                 try:
-                    self.renew(work, name, given, found)
+                    self.renew(work, name, given, digests)
                 except ValueError as error:
                     if "--keep-going" not in sys.argv:
                         raise
@@ -96,7 +96,7 @@ class Reproduction:
             raise ValueError("\n".join(failures))
         return f"build/notebooks: {len(self.chosen)} up to date; figures in outputs/figures, tables in outputs/tables"
 
-    def renew(self, work: session.Session, name: Path, given: dict, found: dict[str, str]) -> None:
+    def renew(self, work: session.Session, name: Path, given: dict, digests: dict[str, str]) -> None:
         """Execute a notebook and put it, with its manifest, in the place of the earlier one."""
         self.current = name
         before = written()
@@ -114,7 +114,7 @@ class Reproduction:
             print(f"left as they are, for they differ by rounding only: {', '.join(kept)}", flush=True)
         os.replace(target, executed(name))
         results[str(executed(name))] = inputs.fresh_digest(executed(name))
-        Manifest(found, results).write(manifest(name))
+        Manifest(digests, results).write(manifest(name))
         self.current = None
 
     def share(self, work: session.Session, name: Path, before: dict[str, str], after: dict[str, str]) -> None:

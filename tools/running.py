@@ -23,8 +23,8 @@ def catch_signals() -> None:
     """Raise Stopped, from now on, where a signal asks to stop; signals that are ignored stay so (nohup)."""
 
     def stop(number, frame):
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C would interrupt the tidying up
+        for signum in caught:
+            signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C would interrupt the tidying up
         raise Stopped(number)
 
     asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -47,15 +47,15 @@ def alone(path: Path, parent: int) -> Iterator[None]:
     The system releases it with the process, however that ends.
     """
     with open(path, "a+") as file:
-        told = False
+        stopping = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not told:
+                if not stopping:
                     print("another make reproduce or make bless runs in this clone: waiting for its end", flush=True)
-                told = True
+                stopping = True
                 wait(parent)
         yield
 

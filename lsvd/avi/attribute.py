@@ -109,9 +109,9 @@ class Attribute:
 
     def delta(self, seeds: int | Sequence[int]) -> Tensor:
         """Delta of each seed, shape (B, C, H, W), float64: its own if it was learned on, else the mean."""
-        own = {seed: i for i, seed in enumerate(self.settings.seeds)}
+        row_of = {seed: i for i, seed in enumerate(self.settings.seeds)}
         rows = torch.cat([self._each, self.mean[None]])
-        return rows[[own.get(seed, -1) for seed in check_seeds(seeds)]]
+        return rows[[row_of.get(seed, -1) for seed in check_seeds(seeds)]]
 
     def code(self, x: Tensor, strength: float = 1.0, seeds: int | Sequence[int] | None = None) -> Tensor:
         """x + strength * Delta for codes x of timestep t, shape (B, C, H, W), in x's dtype on its device.
@@ -247,8 +247,8 @@ def load(path: str | Path) -> Attribute:
     except ValueError as error:
         raise ValueError(f"{error}: learn the attribute again") from error
     if metadata.get("format") != FORMAT:
-        found = metadata.get("format", "no such note")
-        raise ValueError(f"{path} holds no attribute that can be read here ({found!r}, not {FORMAT!r}): choose another")
+        note = metadata.get("format", "no such note")
+        raise ValueError(f"{path} holds no attribute that can be read here ({note!r}, not {FORMAT!r}): choose another")
     text = metadata.get("attribute", "")
     if metadata.get("sha256") != _digest(tensors, text):
         raise ValueError(f"{path} is damaged, its contents are not what was written: learn the attribute again")

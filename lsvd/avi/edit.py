@@ -109,10 +109,10 @@ def edit_between(
     """
     method = default_config(backbone) if method is None else method
     x, z = codes_between(backbone, source, target, places)
-    made = solve(x, z, method) if isinstance(method, AVIConfig) else method(x, z)
+    result = solve(x, z, method) if isinstance(method, AVIConfig) else method(x, z)
     config = method if isinstance(method, AVIConfig) else getattr(method, "config", None)
-    solution = made if isinstance(made, Solution) else None
-    y = made if solution is None else solution.y
+    solution = result if isinstance(result, Solution) else None
+    y = result if solution is None else solution.y
     edited = resume(backbone, source, places.t, y, progress=progress)
     return Edit(source, target, edited, places, solution, config)
 

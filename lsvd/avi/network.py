@@ -137,11 +137,11 @@ def _trained(
     curve, marks = [], deque(maxlen=training.window + 1)
     with tqdm(total=training.steps, desc="training", disable=not progress, leave=False) as bar:
         for step in range(training.steps + 1):
-            found = _predict(layers, inputs).view_as(sigma)
-            value = loss(found)
+            prediction = _predict(layers, inputs).view_as(sigma)
+            value = loss(prediction)
             now = value.detach()
             better = ~done & (now < least)
-            best = torch.where(better[..., None], found.detach(), best)
+            best = torch.where(better[..., None], prediction.detach(), best)
             least = torch.where(better, now, least)
             marks.append(least)
             if step >= training.window:

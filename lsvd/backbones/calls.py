@@ -43,8 +43,8 @@ def check_call(pipe: DiffusionPipeline, family: Family, call_kwargs: Mapping[str
     kind = type(pipe).__name__
     taken = [name for name in inspect.signature(pipe.__call__).parameters if name not in SET and name != "kwargs"]
     set_by = SET | ({family.guidance: "guidance"} if family.guidance else {})
-    each = _each(call_kwargs.get("num_images_per_prompt", 1), count)
-    found = {}
+    copies = _each(call_kwargs.get("num_images_per_prompt", 1), count)
+    values = {}
     for name, value in sorted(call_kwargs.items()):
         if name in set_by:
             raise ValueError(f"{name} is set by {set_by[name]}: leave it out of the call's arguments")
@@ -53,15 +53,15 @@ def check_call(pipe: DiffusionPipeline, family: Family, call_kwargs: Mapping[str
             hint = f"did you mean {near[0]}?" if near else "leave it out"
             raise ValueError(f"a {kind} takes no argument {name!r}: {hint}")
         if value is not None and name != "num_images_per_prompt":
-            found[name] = _value(name, value, count, each)
+            values[name] = _value(name, value, count, copies)
     for name in ("prompt", "negative_prompt"):
-        if f"{name}_embeds" in found and name in found:
+        if f"{name}_embeds" in values and name in values:
             raise ValueError(f"{name} and {name}_embeds say the same twice: leave one out")
     encoder = getattr(pipe, "text_encoder", None)
     alone = isinstance(encoder, CLIPTextModel) and getattr(pipe, "text_encoder_2", None) is None
-    if "clip_skip" in found and alone and not hasattr(encoder, "text_model"):  # of transformers before 5.23
+    if "clip_skip" in values and alone and not hasattr(encoder, "text_model"):  # of transformers before 5.23
         raise ValueError("this diffusers cannot skip layers of this transformers' CLIP: give prompt_embeds instead")
-    return tuple(found.items())
+    return tuple(values.items())
 
 
 def rows(call_kwargs: CallKwargs, part: slice | Sequence[int]) -> CallKwargs:
@@ -85,15 +85,15 @@ def _per_picture(name: str, value: Any) -> bool:
     return isinstance(value, Tensor) or re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
 
 
-def _value(name: str, value: Any, count: int, each: int) -> Any:
+def _value(name: str, value: Any, count: int, copies: int) -> Any:
     """The value of one argument, one per picture where it is a prompt's."""
     if isinstance(value, Tensor):
-        return _embeddings(name, value, count, each)
+        return _embeddings(name, value, count, copies)
     if _per_picture(name, value):
         texts = [value] * count if isinstance(value, str) else value
         if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name} is text: give a string, or one per picture")
-        texts = [text for text in texts for _ in range(each)] if len(texts) * each == count else texts
+        texts = [text for text in texts for _ in range(copies)] if len(texts) * copies == count else texts
         if len(texts) != count:
             raise ValueError(f"{len(texts)} of {name} for {count} pictures: give one for all, or one per picture")
         return tuple(texts)
@@ -105,18 +105,18 @@ def _value(name: str, value: Any, count: int, each: int) -> Any:
         ) from error
 
 
-def _embeddings(name: str, value: Tensor, count: int, each: int) -> Tensor:
+def _embeddings(name: str, value: Tensor, count: int, copies: int) -> Tensor:
     if value.ndim < 2:
         raise ValueError(f"{name} has shape {tuple(value.shape)}: give one row per picture")
     if value.is_floating_point() and not value.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinity: leave these out")
     if len(value) == 1:
         return value.expand(count, *value.shape[1:])
-    value = value.repeat_interleave(each, 0) if len(value) * each == count else value
+    value = value.repeat_interleave(copies, 0) if len(value) * copies == count else value
     if len(value) != count:
         raise ValueError(f"{len(value)} of {name} for {count} pictures: give one for all, or one per picture")
     return value
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(_frozen(each) for each in value) if isinstance(value, list) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

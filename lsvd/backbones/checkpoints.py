@@ -57,11 +57,11 @@ def read_model(
     if _transformers(kind):
         options["ignore_mismatched_sizes"] = True  # and report them: otherwise they are only printed
     with explained(folder, remedy), silently():
-        model, found = kind.from_pretrained(folder, output_loading_info=True, **options)
+        model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     for problem, names in (
-        ("lacks tensors of the model in its config.json", found["missing_keys"]),
-        ("holds tensors that the model in its config.json does not have", found["unexpected_keys"]),
-        ("holds tensors of other shapes than its config.json says", [name for name, *_ in found["mismatched_keys"]]),
+        ("lacks tensors of the model in its config.json", report["missing_keys"]),
+        ("holds tensors that the model in its config.json does not have", report["unexpected_keys"]),
+        ("holds tensors of other shapes than its config.json says", [name for name, *_ in report["mismatched_keys"]]),
     ):
         if names and (strict or "does not have" not in problem):
             others = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -71,11 +71,11 @@ def read_model(
 
 def find_variant(folder: Path, wanted: str | None, ending: str) -> str | None:
     """The variant of a model's files to read: the one wanted if it is there, else none if that is, else another."""
-    found = {_variant(file) for file in folder.glob(f"[!.]*.{ending}")} or {None}
-    if wanted in found or None in found:
-        return wanted if wanted in found else None
+    variants = {_variant(file) for file in folder.glob(f"[!.]*.{ending}")} or {None}
+    if wanted in variants or None in variants:
+        return wanted if wanted in variants else None
     rank = {"fp32": 0, "bf16": 1, "fp16": 1}
-    return min(found, key=lambda variant: (rank.get(variant, 2), variant))
+    return min(variants, key=lambda variant: (rank.get(variant, 2), variant))
 
 
 def _variant(file: Path) -> str | None:
@@ -105,8 +105,8 @@ def read_tokenizer(folder: Path, remedy: str, text: CLIPTextConfig) -> CLIPToken
         pieces = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     # A byte-pair vocabulary holds letters, what a merge makes of two tokens, and marks. Without its merges a tokenizer
     # spells every word, and the model understands none.
-    made = {first + second for first, second in pieces["merges"]} | set(tokenizer.all_special_tokens)
-    out_of_reach = [t for t in pieces["vocab"] if len(t.removesuffix("</w>")) > 1 and t not in made]
+    reachable = {first + second for first, second in pieces["merges"]} | set(tokenizer.all_special_tokens)
+    out_of_reach = [t for t in pieces["vocab"] if len(t.removesuffix("</w>")) > 1 and t not in reachable]
     if out_of_reach:
         raise ValueError(f"the tokenizer in {folder} has no merges for {len(out_of_reach)} of its tokens: {remedy}")
     for what, has, takes in (

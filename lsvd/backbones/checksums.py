@@ -23,8 +23,8 @@ def verify(folder: Path, remedy: str) -> None:
         return
     for file in files(folder):
         state = file.stat()
-        found = _digest(file, state.st_size, state.st_mtime_ns, state.st_ino)
-        if sums.get(file.relative_to(home).as_posix()) != found:
+        actual = _digest(file, state.st_size, state.st_mtime_ns, state.st_ino)
+        if sums.get(file.relative_to(home).as_posix()) != actual:
             raise ValueError(f"{file} is not the file that was published, its checksum is another: {remedy}")
 
 

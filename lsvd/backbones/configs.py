@@ -93,20 +93,20 @@ def described(value: Any, depth: int = 2) -> Any:
         case torch.dtype() | torch.device():
             return str(value)
         case Mapping():
-            return {str(name): described(each, depth) for name, each in value.items()}
+            return {str(name): described(item, depth) for name, item in value.items()}
         case list() | tuple():
-            return [described(each, depth) for each in value]
+            return [described(item, depth) for item in value]
         case set() | frozenset():
-            return sorted(str(described(each, depth)) for each in value)
+            return sorted(str(described(item, depth)) for item in value)
         case functools.partial():
-            return [described(each, depth) for each in (value.func, value.args, value.keywords)]
+            return [described(item, depth) for item in (value.func, value.args, value.keywords)]
         case torch.nn.Module():
             return origin(type(value))
     if isinstance(value, type) or hasattr(value, "__code__") or hasattr(value, "__func__"):
         return origin(value)
     if not depth or not hasattr(value, "__dict__"):
         return origin(type(value))
-    return [origin(type(value)), {name: described(each, depth - 1) for name, each in sorted(vars(value).items())}]
+    return [origin(type(value)), {name: described(item, depth - 1) for name, item in sorted(vars(value).items())}]
 
 
 def origin(value: Callable) -> Any:
@@ -117,8 +117,8 @@ def origin(value: Callable) -> Any:
     if not isinstance(value, type):
         return [name, _digest(_code(value))]
     inherited = [origin(base) for base in value.__bases__]
-    own = {name: _code(each) for name, each in sorted(vars(value).items()) if callable(each)}
-    return [name, _digest(own), inherited]
+    methods = {name: _code(method) for name, method in sorted(vars(value).items()) if callable(method)}
+    return [name, _digest(methods), inherited]
 
 
 def _code(function: Callable) -> Any:
@@ -130,12 +130,12 @@ def _code(function: Callable) -> Any:
     around = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     around += [cell.cell_contents for cell in function.__closure__ or ()]
     # lists and dicts are mostly what a function notes things in
-    kept = [each for each in around if isinstance(each, bool | int | float | str | torch.Tensor)]
+    kept = [part for part in around if isinstance(part, bool | int | float | str | torch.Tensor)]
     return [_instructions(code), described(kept)]
 
 
 def _instructions(code: CodeType) -> Any:
-    constants = [_instructions(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    constants = [_instructions(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
     return [code.co_code.hex(), constants, code.co_names]
 
 

@@ -1,4 +1,4 @@
-"""What differs between diffusers' text-to-image pipelines, a line each: how their latents lie, and what they are told.
+"""What differs between diffusers' text-to-image pipelines, a line each: how their latents lie, and further arguments.
 
 Everything else is the same for all of them: a pipeline is called with `latents`, and read and written at each step
 through `callback_on_step_end`. Codes are (B, C, H, W) here, whatever a pipeline makes of them.
@@ -23,8 +23,8 @@ class Family:
     layout, of codes (B, C, H, W) within the pipeline: `grid`, as they are; `tokens`, (B, HW, C), row by row; `patches`,
     (B, HW / 4, 4C), each token a 2 x 2 patch of each channel. given: the layout that `latents=` is taken in, where it
     is another. guidance: the name of the argument for it, None for pipelines without. default: what it is where nothing
-    else is said. off: the guidance that is none, if there is one. told: further arguments of every call; texts are
-    told of each prompt. flow: whether the pipeline computes its schedule itself and hands it to the scheduler. whole:
+    else is said. off: the guidance that is none, if there is one. call_kwargs: further arguments of every call, a text
+    for each prompt. flow: whether the pipeline computes its schedule itself and hands it to the scheduler. whole:
     whether codes are float32 whatever the model's dtype. scale: how many of the pipeline's vae_scale_factor go into a
     side of a code's element.
     """
@@ -34,7 +34,7 @@ class Family:
     guidance: str | None = "guidance_scale"
     default: float = 7.5
     off: float = 1.0
-    told: Mapping[str, Any] = field(default_factory=dict)
+    call_kwargs: Mapping[str, Any] = field(default_factory=dict)
     flow: bool = False
     whole: bool = False
     scale: float = 1.0
@@ -50,19 +50,19 @@ FAMILIES: dict[str, Family] = {
     "Flux2Pipeline": Family("tokens", "grid", default=4.0, flow=True, scale=2.0),
     "Flux2KleinPipeline": Family("tokens", "grid", default=4.0, flow=True, scale=2.0),
     "ChromaPipeline": Family("patches", default=5.0, flow=True),
-    "SanaPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
+    "SanaPipeline": Family(default=4.5, call_kwargs={"use_resolution_binning": False}, flow=True, whole=True),
     "Lumina2Pipeline": Family(default=4.0, flow=True),
     "QwenImagePipeline": Family(
-        "patches", guidance="true_cfg_scale", default=4.0, told={"negative_prompt": " "}, flow=True
+        "patches", guidance="true_cfg_scale", default=4.0, call_kwargs={"negative_prompt": " "}, flow=True
     ),
     "ZImagePipeline": Family(default=5.0, off=0.0, flow=True, whole=True),
     "CogView4Pipeline": Family(default=5.0, flow=True, whole=True),
     "StableDiffusionPAGPipeline": Family(),
     "StableDiffusionXLPAGPipeline": Family(default=5.0),
     "StableDiffusion3PAGPipeline": Family(default=7.0, flow=True),
-    "SanaPAGPipeline": Family(default=4.5, told={"use_resolution_binning": False}, flow=True, whole=True),
+    "SanaPAGPipeline": Family(default=4.5, call_kwargs={"use_resolution_binning": False}, flow=True, whole=True),
     "AuraFlowPipeline": Family(default=3.5),
-    "HunyuanDiTPipeline": Family(default=5.0, told={"use_resolution_binning": False}),
+    "HunyuanDiTPipeline": Family(default=5.0, call_kwargs={"use_resolution_binning": False}),
     "OvisImagePipeline": Family("patches", default=5.0, flow=True),
     "HiDreamImagePipeline": Family(default=5.0, flow=True),
     "CogView3PlusPipeline": Family(default=5.0),
@@ -79,7 +79,7 @@ FAMILIES: dict[str, Family] = {
 
 def family_of(pipeline: type) -> Family | None:
     """The family of a pipeline class, or of the first class that it inherits from; None if there is none."""
-    return next((FAMILIES[each.__name__] for each in pipeline.__mro__ if each.__name__ in FAMILIES), None)
+    return next((FAMILIES[kind.__name__] for kind in pipeline.__mro__ if kind.__name__ in FAMILIES), None)
 
 
 def pack(codes: Tensor, layout: Layout) -> Tensor:
@@ -113,9 +113,9 @@ def denoiser(pipe: DiffusionPipeline) -> torch.nn.Module:
 
 def native_size(pipe: DiffusionPipeline) -> tuple[int, int]:
     """Height and width in pixels that a pipeline draws if it is not told."""
-    told = inspect.signature(pipe.__call__).parameters.get("height")
-    if told is not None and isinstance(told.default, int):  # the width is the same in all of diffusers
-        return told.default, told.default
+    parameter = inspect.signature(pipe.__call__).parameters.get("height")
+    if parameter is not None and isinstance(parameter.default, int):  # the width is the same in all of diffusers
+        return parameter.default, parameter.default
     size = getattr(pipe, "default_sample_size", None) or denoiser(pipe).config.get("sample_size")
     if size is None:
         return 1024, 1024  # what the pipelines of such models say in their arguments
@@ -186,10 +186,10 @@ def _check_scale(vae: torch.nn.Module) -> None:
     for name in ("scaling_factor", "latents_std", "shift_factor", "latents_mean"):
         value = getattr(config, name, None)
         optional = value is None and (name != "scaling_factor" or name not in config)
-        each = value if isinstance(value, list | tuple) and name.startswith("latents") else [value]
-        good = all(isinstance(x, int | float) and abs(x) < float("inf") for x in each)
+        entries = value if isinstance(value, list | tuple) and name.startswith("latents") else [value]
+        good = all(isinstance(x, int | float) and abs(x) < float("inf") for x in entries)
         scales = name in ("scaling_factor", "latents_std")
-        if not optional and (not good or not each or (scales and not all(each))):
+        if not optional and (not good or not entries or (scales and not all(entries))):
             raise ValueError(f"the autoencoder's {name} is {value}: correct its config.json, or load another copy")
 
 

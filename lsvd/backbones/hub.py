@@ -63,10 +63,10 @@ def _fetch(name: str, revision: str | None, variant: str | None) -> Path:
 
 def _reason(error: Exception, revision: str | None) -> str:
     """Why a checkpoint could not be obtained, in a few words."""
-    causes, each = [], error
-    while each is not None:
-        causes.append(each)
-        each = each.__cause__ or each.__context__
+    causes, link = [], error
+    while link is not None:
+        causes.append(link)
+        link = link.__cause__ or link.__context__
     for kind, reason in (
         (GatedRepoError, "its licence has to be accepted on its page, and then `hf auth login`"),
         (RepositoryNotFoundError, "there is none of that name, or it is private: `hf auth login`"),
@@ -89,6 +89,7 @@ def _reason(error: Exception, revision: str | None) -> str:
 def _of_transport(error: BaseException) -> bool:
     """Whether an error comes from a connection: huggingface_hub has changed its HTTP library before."""
     return any(
-        (kind.__module__.split(".")[0], kind.__name__) in {(each, "TransportError") for each in ("httpx", "httpx2")}
+        (kind.__module__.split(".")[0], kind.__name__)
+        in {(library, "TransportError") for library in ("httpx", "httpx2")}
         for kind in type(error).__mro__
     )

@@ -60,7 +60,7 @@ def load(
     kind = _kind(str(components["_class_name"]), f", as in {folder},")
     words = _read_words(folder / "vocabulary.txt", remedy)
     dtype = dtype or (entry.dtype(device) if entry else torch.float32)
-    own = bool(entry and entry.folder)
+    shipped = bool(entry and entry.folder)
     with checkpoints.explained(folder, remedy), checkpoints.silently():
         # imports the pipeline's module, which has reports of its own
         loader = getattr(diffusers, components["_class_name"]) if kind == "text-to-image" else DDPMPipeline
@@ -69,14 +69,14 @@ def load(
     # diffusers wants to be told again of encoders that were left out when the pipeline was saved
     unused |= {n: None for n, v in components.items() if v == [None, None] and n.startswith(("text_enc", "tokenizer"))}
     parts = {name: value for name, value in components.items() if name not in unused}
-    parts = unused | _read_parts(folder, parts, remedy, dtype, variant, own)
+    parts = unused | _read_parts(folder, parts, remedy, dtype, variant, shipped)
     extra = {"requires_safety_checker": False} if "requires_safety_checker" in taken else {}
     with checkpoints.explained(folder, remedy), checkpoints.silently():
         pipe = loader.from_pretrained(folder, **parts, **extra, dtype=dtype, local_files_only=True)
-    if own:
+    if shipped:
         checksums.verify(folder, remedy)
     pipe.set_progress_bar_config(disable=True)  # lsvd.sampling.trajectory shows one bar for both kinds
-    for network in (part for part in pipe.components.values() if own and isinstance(part, torch.nn.Module)):
+    for network in (part for part in pipe.components.values() if shipped and isinstance(part, torch.nn.Module)):
         network.to(memory_format=torch.channels_last)  # up to a fifth faster on a CPU
     label = str(name) if hub.is_id(str(name)) and not file.is_dir() else folder.name
     with _explained_oddities(folder, remedy):
@@ -149,8 +149,8 @@ def _kind(pipeline: str, where: str = "") -> Kind:
     if pipeline in UNCONDITIONAL:
         return "unconditional"
     known = ", ".join((*FAMILIES, *UNCONDITIONAL))
-    own = "" if hasattr(diffusers, pipeline) else ", or load one of your own with its class and use from_pipeline"
-    raise ValueError(f"a {pipeline}{where} is not supported: choose from {known}{own}")
+    advice = "" if hasattr(diffusers, pipeline) else ", or load one of your own with its class and use from_pipeline"
+    raise ValueError(f"a {pipeline}{where} is not supported: choose from {known}{advice}")
 
 
 def _entry(name: str, kind: Kind, pipe: DiffusionPipeline, folder: str = "") -> Entry:
@@ -171,7 +171,7 @@ def from_pipeline(
     draw.
     """
     name = type(pipe).__name__
-    known = [each.__name__ for each in type(pipe).__mro__ if each.__name__ in (*FAMILIES, *UNCONDITIONAL)]
+    known = [kind.__name__ for kind in type(pipe).__mro__ if kind.__name__ in (*FAMILIES, *UNCONDITIONAL)]
     kind = _kind(known[0] if known else name)
     entry = entry or _entry(name, kind, pipe)
     size = None if size is None else _size(size)
@@ -188,7 +188,7 @@ def _size(size: Any) -> tuple[int, int]:
 
 
 def _read_parts(
-    folder: Path, components: Mapping[str, Any], remedy: str, dtype: torch.dtype, variant: str | None, own: bool
+    folder: Path, components: Mapping[str, Any], remedy: str, dtype: torch.dtype, variant: str | None, shipped: bool
 ) -> dict[str, Any]:
     """The networks and the CLIP tokenizers of a pipeline, checked; of its other parts, only that they can be read.
 
@@ -199,9 +199,11 @@ def _read_parts(
     for name, value in components.items():
         match value:
             case [("diffusers" | "transformers") as library, str(kind)]:
-                found = getattr(libraries[library], kind, None)
-                if isinstance(found, type) and issubclass(found, torch.nn.Module):
-                    networks[name] = checkpoints.read_model(found, folder / name, remedy, dtype, variant, strict=own)
+                network_class = getattr(libraries[library], kind, None)
+                if isinstance(network_class, type) and issubclass(network_class, torch.nn.Module):
+                    networks[name] = checkpoints.read_model(
+                        network_class, folder / name, remedy, dtype, variant, strict=shipped
+                    )
                 elif kind in ("CLIPTokenizer", "CLIPTokenizerFast"):
                     tokenizers.append(name)
                 else:

@@ -72,9 +72,9 @@ class Backbone(ABC):
     @property
     def scheduler(self) -> SchedulerMixin:
         """The scheduler that sampling uses; sampling takes copies of it, and leaves it as it is."""
-        own = _own_scheduler(self.pipe)
-        if self._follows and own is not self._given:
-            self._scheduler = self._given = own
+        sampler = _own_scheduler(self.pipe)
+        if self._follows and sampler is not self._given:
+            self._scheduler = self._given = sampler
         return self._scheduler
 
     @scheduler.setter
@@ -349,11 +349,11 @@ class TextToImage(Backbone):
 
     def _call(self, scheduler, code, request, generators, callback) -> None:
         family, (height, width) = self.family, self.size
-        told = {
+        call_kwargs = {
             name: [value] * len(request.prompts) if isinstance(value, str) else value
-            for name, value in family.told.items()
+            for name, value in family.call_kwargs.items()
         }
-        options = {"eta": request.eta, "height": height, "width": width, **told}
+        options = {"eta": request.eta, "height": height, "width": width, **call_kwargs}
         options |= self._given_call(request.call_kwargs)
         if family.guidance:
             options[family.guidance] = request.guidance
@@ -378,7 +378,7 @@ class TextToImage(Backbone):
         def placed(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.to(self.device, network.dtype if value.is_floating_point() else None)
-            return [placed(each) for each in value] if isinstance(value, tuple) else value
+            return [placed(item) for item in value] if isinstance(value, tuple) else value
 
         return {name: placed(value) for name, value in call_kwargs}
 
@@ -431,12 +431,12 @@ def _own_scheduler(pipe: DiffusionPipeline) -> SchedulerMixin:
 @contextmanager
 def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
     """Run a pipeline with another scheduler, and give it its own back."""
-    own = _LENT[pipe] = _own_scheduler(pipe)
+    sampler = _LENT[pipe] = _own_scheduler(pipe)
     pipe.scheduler = scheduler
     try:
         yield
     finally:
-        pipe.scheduler = own
+        pipe.scheduler = sampler
         del _LENT[pipe]
 
 
@@ -446,7 +446,7 @@ def _explained(name: str, passed: Sequence[BaseException] = ()):
     try:
         yield
     except (TypeError, RuntimeError) as error:
-        if out_of_memory(error) or any(error is each for each in passed):
+        if out_of_memory(error) or any(error is other for other in passed):
             raise
         reason = str(error).strip().splitlines()[0].rstrip(".:")
         raise ValueError(f"{name} cannot compute ({reason}): see whether its config.json fits its weights") from error

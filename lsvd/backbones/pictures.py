@@ -25,7 +25,7 @@ def as_tensor(pictures: Any, size: tuple[int, int]) -> Tensor:
     if isinstance(pictures, list | tuple):
         if not pictures:
             raise ValueError("there are no pictures: give at least one")
-        return torch.cat([as_tensor(_batched(each), size) for each in pictures])
+        return torch.cat([as_tensor(_batched(item), size) for item in pictures])
     if isinstance(pictures, Image.Image):
         upright = load_image(pictures)
         if upright.size != size[::-1]:

@@ -55,7 +55,7 @@ class Schedule:
             self,
             timesteps=torch.cat([self.timesteps, later.timesteps]),
             whole=torch.cat([self.whole, later.whole]),
-            fractions=None if any(each is None for each in both) else torch.cat(both),
+            fractions=None if any(fraction is None for fraction in both) else torch.cat(both),
         )
 
     def nearest(self, fraction: float) -> int | float:
@@ -124,8 +124,8 @@ def _fractions(prepared: SchedulerMixin, timesteps: Tensor, T: int) -> Tensor | 
     if levels is None or sigmas is None or len(sigmas) < len(timesteps):
         return None
     trained = ((1 - levels) / levels).sqrt().log().double().cpu().contiguous()
-    own = torch.as_tensor(sigmas)[: len(timesteps)].double().cpu().clamp_min(1e-12).log()
-    return torch.searchsorted(trained, own).clamp(0, T - 1).double() / T
+    noise_levels = torch.as_tensor(sigmas)[: len(timesteps)].double().cpu().clamp_min(1e-12).log()
+    return torch.searchsorted(trained, noise_levels).clamp(0, T - 1).double() / T
 
 
 def accepts(function, name: str) -> bool:
@@ -238,9 +238,9 @@ def probing(scheduler: SchedulerMixin) -> SchedulerMixin:
 
 def prepare(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
     """A copy of a scheduler, set to its schedule of `steps` inference steps."""
-    own = copy.deepcopy(scheduler)
-    own.set_timesteps(steps)
-    return own
+    clone = copy.deepcopy(scheduler)
+    clone.set_timesteps(steps)
+    return clone
 
 
 def remembers(prepared: SchedulerMixin) -> bool:

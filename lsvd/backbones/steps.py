@@ -14,13 +14,13 @@ def first_step_fails(prepared: SchedulerMixin) -> Exception | None:
     Found out by a step on zeros: the step lies beyond the tables of noise levels, or a configuration holds what cannot
     be computed with. Other errors than these come from what such a step lacks.
     """
-    own = copy.deepcopy(prepared)
+    probe = copy.deepcopy(prepared)
     try:
-        x, t = torch.zeros(1, 1, 8, 8, device=own.timesteps.device), own.timesteps[0]
-        if hasattr(own, "scale_model_input"):
-            own.scale_model_input(x, t)
+        x, t = torch.zeros(1, 1, 8, 8, device=probe.timesteps.device), probe.timesteps[0]
+        if hasattr(probe, "scale_model_input"):
+            probe.scale_model_input(x, t)
         with torch.random.fork_rng(devices=[]):  # some steps draw noise
-            own.step(x.repeat(1, 1 + takes_variance(own), 1, 1), t, x)
+            probe.step(x.repeat(1, 1 + takes_variance(probe), 1, 1), t, x)
     except IndexError as error:
         return error
     except TypeError as error:

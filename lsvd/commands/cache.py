@@ -28,13 +28,13 @@ def run(options: argparse.Namespace) -> None:
         sys.stdout.write(f"; {_size(left)} in use by a running process stay\n" if left else "\n")
         return
     folders = defaultdict(list)
-    for entry in (found := cache.entries()):
+    for entry in (listing := cache.entries()):
         folders[entry.path.parent.relative_to(cache.root())].append(entry)
-    for folder, own in sorted(folders.items()):
-        last = datetime.fromtimestamp(max(entry.used for entry in own) / 1e9)
-        sys.stdout.write(f"{folder}: {_size(own)}, last used {last:%Y-%m-%d %H:%M}\n")
-    sys.stdout.write(f"{cache.root()}: {_size(found)}, limit {cache.limit() / cache.GB:g} GB ({cache.VARIABLE})\n")
+    for folder, members in sorted(folders.items()):
+        last = datetime.fromtimestamp(max(entry.used for entry in members) / 1e9)
+        sys.stdout.write(f"{folder}: {_size(members)}, last used {last:%Y-%m-%d %H:%M}\n")
+    sys.stdout.write(f"{cache.root()}: {_size(listing)}, limit {cache.limit() / cache.GB:g} GB ({cache.VARIABLE})\n")
 
 
-def _size(found: list[cache.Entry]) -> str:
-    return f"{len(found)} files, {sum(entry.size for entry in found) / 1e6:.1f} MB"
+def _size(listing: list[cache.Entry]) -> str:
+    return f"{len(listing)} files, {sum(entry.size for entry in listing) / 1e6:.1f} MB"

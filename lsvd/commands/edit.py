@@ -81,17 +81,19 @@ def run(options: argparse.Namespace) -> None:
     else:
         placement = Placement(options.tx, options.dtau, options.branch)
         whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
-        made = avi.edit_prompt(backbone, options.source, options.to, seeds, placement=placement, whole=whole, **drawing)
-        learned = attribute.Attribute.of(made)
+        result = avi.edit_prompt(
+            backbone, options.source, options.to, seeds, placement=placement, whole=whole, **drawing
+        )
+        learned = attribute.Attribute.of(result)
         if options.save:
             learned.save(options.save)
-        edited = made.edited
+        edited = result.edited
         if strengths != 1:
-            edited = attribute.apply_to(backbone, made.source, learned, strengths, progress=progress)
-        target = made.target
-        if options.compare and made.places.t_branch is not None:
+            edited = attribute.apply_to(backbone, result.source, learned, strengths, progress=progress)
+        target = result.target
+        if options.compare and result.places.t_branch is not None:
             target = trajectory.run(backbone, options.to, seeds, **drawing)
-        walks = (made.source, target, edited)
+        walks = (result.source, target, edited)
     columns = [backbone.decode(walk.final) for walk in (walks if options.compare else walks[-1:])]
     # a row for each seed
     whole = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)

@@ -111,7 +111,7 @@ def matrix(
 @styled()
 def forest(
     ax: Axes,
-    own: Mapping[str, Interval],
+    measured: Mapping[str, Interval],
     null: Mapping[str, Interval],
     looks: Mapping[str, Look],
     bold: Collection[str] = (),
@@ -121,18 +121,18 @@ def forest(
     looks: by name; bold: names of rows that sum others up, drawn thicker. Raises ValueError if own, null and looks do
     not have the same names, or have none.
     """
-    if not own or not own.keys() == null.keys() == looks.keys():
+    if not measured or not measured.keys() == null.keys() == looks.keys():
         raise ValueError(
-            f"there are {len(own)} intervals, {len(null)} nulls and {len(looks)} looks: give one of each for each name"
+            f"{len(measured)} intervals, {len(null)} nulls and {len(looks)} looks: give one of each for each name"
         )
-    for y, name in enumerate(own):
+    for y, name in enumerate(measured):
         mark, width = ("D", 2.4) if name in bold else ("o", 1.2)
-        pairs = ((null[name], y + 0.25, NULL["color"], "white"), (own[name], y, looks[name]["color"], None))
-        for its, place, colour, face in pairs:
-            ax.plot([its.low, its.high], [place] * 2, ls="-", color=colour, lw=width)
-            ax.plot(its.value, place, mark, color=colour, mfc=face or colour)
+        pairs = ((null[name], y + 0.25, NULL["color"], "white"), (measured[name], y, looks[name]["color"], None))
+        for bar, place, colour, face in pairs:
+            ax.plot([bar.low, bar.high], [place] * 2, ls="-", color=colour, lw=width)
+            ax.plot(bar.value, place, mark, color=colour, mfc=face or colour)
     ax.axvline(0, color="0.5", lw=1)
-    ax.set_yticks(range(len(own)), list(own), fontsize=7)
+    ax.set_yticks(range(len(measured)), list(measured), fontsize=7)
     ax.yaxis.set_inverted(True)
 
 
@@ -165,10 +165,10 @@ def paths(
     ax.yaxis.set_major_formatter("{x:g}")
     # not invert_yaxis: on an axis that panels share, every other panel would turn it back
     ax.yaxis.set_inverted(True)
-    told = [i for i, name in enumerate(names) if name]
+    labelled = [i for i, name in enumerate(names) if name]
     # a line of text is about a twentieth of the axis high
-    places = _apart(np.log2(ranks[at].mean(0))[told], 0.05 * max(1.0, np.log2(ranks.max())))
-    for i, place in zip(told, places, strict=True):
+    places = _apart(np.log2(ranks[at].mean(0))[labelled], 0.05 * max(1.0, np.log2(ranks.max())))
+    for i, place in zip(labelled, places, strict=True):
         style = {"fontsize": 6.5, "va": "center", "color": looks[i]["color"], "annotation_clip": False}
         ax.annotate(names[i], (x[-1], 2.0**place), xytext=(5, 0), textcoords="offset points", **style)
 
@@ -191,14 +191,14 @@ def trade_off(ax: Axes, points: Mapping[str, Sequence[tuple[Interval, Interval]]
     """
     if not 0 < len(points) <= len(MARKS):
         raise ValueError(f"there are {len(points)} methods, and marks for 1 to {len(MARKS)}: draw fewer, or some")
-    for (name, own), mark in zip(points.items(), MARKS, strict=False):
-        x, y = (np.array([interval.value for interval in each]) for each in zip(*own, strict=True))
+    for (name, curve), mark in zip(points.items(), MARKS, strict=False):
+        x, y = (np.array([interval.value for interval in coordinates]) for coordinates in zip(*curve, strict=True))
         order = [i for i in np.lexsort((-y, x)) if not ((x <= x[i]) & (y > y[i])).any()]
         colour = mark["color"]
         ax.plot(x, y, ls="none", alpha=0.4 if cloud else 1, **mark)
         ax.plot(x[order], y[order], color=colour, ls="-", lw=1)
         ax.plot([], [], ls="-", lw=1, label=name, **mark)
-        for side, success in () if cloud else own:
+        for side, success in () if cloud else curve:
             ax.plot([side.low, side.high], [success.value] * 2, color=colour, ls="-", lw=0.6)
             ax.plot([side.value] * 2, [success.low, success.high], color=colour, ls="-", lw=0.6)
     ax.set(xlabel="side effects (mean move of all other factors, 0 to 1)", ylabel="success (share of pictures)")

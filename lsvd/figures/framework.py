@@ -39,11 +39,11 @@ def framework(edit: Edit, pictures: Mapping[str, Tensor], index: int = 0, channe
     """
     counts = {name: len(codes) for name, codes in shown(edit, index).items()}
     _check("channel", channel, edit.solution.y.shape[-3])
-    if {name: len(each) for name, each in pictures.items()} != counts:
+    if {name: len(batch) for name, batch in pictures.items()} != counts:
         raise ValueError("the pictures are not those of this edit: decode each value of shown(edit, index)")
     source_steps, target_steps, cut = _steps(edit)
     source_times, target_times = _times(edit.source, source_steps), _times(edit.target, target_steps)
-    strips = {name: to_array(each) for name, each in pictures.items()}
+    strips = {name: to_array(batch) for name, batch in pictures.items()}
     with styled():
         fig = plt.figure(figsize=(1.15 * len(source_steps) + 1.4, 7.4))
         top, middle, bottom = fig.subfigures(3, 1, height_ratios=[2.1, 2.2, 1.25])

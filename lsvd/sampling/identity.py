@@ -100,8 +100,10 @@ def fingerprint(pipe: DiffusionPipeline) -> str:
     known = _digests.setdefault(pipe, {})
     if stamp not in known:
         noted |= {name: part and _vocabulary(part) for name, part in readers.items()}
-        changed = {name: each for name, each in attributes.items() if each != _fresh_attributes(networks[name])}
-        noted |= {name: each for name, each in (("changed", changed), ("use", use)) if each}
+        changed = {
+            name: attribute for name, attribute in attributes.items() if attribute != _fresh_attributes(networks[name])
+        }
+        noted |= {name: attribute for name, attribute in (("changed", changed), ("use", use)) if attribute}
         known[stamp] = hashlib.sha256((checksum(tensors) + json.dumps(noted, sort_keys=True)).encode()).hexdigest()
     return known[stamp]
 
@@ -140,14 +142,14 @@ def _attributes(network: nn.Module) -> dict[str, Any]:
 def _told(module: nn.Module) -> dict[str, Any]:
     # what modules note for themselves as they run, such as an autoencoder's caches, is private
     public = {name: value for name, value in vars(module).items() if not name.startswith("_") or name in PRIVATE}
-    found = {name: value for name, value in public.items() if name not in PASSED_OVER}
+    notes = {name: value for name, value in public.items() if name not in PASSED_OVER}
     if "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module):
-        found.pop("forward", None)
+        notes.pop("forward", None)
     caches = getattr(vars(module).get("_diffusers_hook"), "hooks", {})
-    found |= {"hooks": sorted(name for name in caches if "offload" not in name)} if caches else {}
+    notes |= {"hooks": sorted(name for name in caches if "offload" not in name)} if caches else {}
     if module.training and isinstance(module, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase):
-        found["training"] = True
-    return {name: described(value) for name, value in sorted(found.items())}
+        notes["training"] = True
+    return {name: described(value) for name, value in sorted(notes.items())}
 
 
 def _fresh_attributes(network: nn.Module) -> dict[str, Any] | None:
@@ -174,12 +176,12 @@ def _use(pipe: DiffusionPipeline) -> list:
 
 def _hooks(pipe: DiffusionPipeline) -> list:
     """The hooks on a pipeline's networks, which may change what they compute, or only look on."""
-    found = []
+    entries = []
     for name, network in _networks(pipe).items():
         for place, module in network.named_modules():
             hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-            found += [[f"{name}.{place}", described(hook, depth=0)] for hook in hooks]
-    return found
+            entries += [[f"{name}.{place}", described(hook, depth=0)] for hook in hooks]
+    return entries
 
 
 def _settled(network: nn.Module) -> str:

@@ -95,9 +95,9 @@ def invert(
     walk, residual = method(backbone, settings, schedule, final, iterations, tolerance, progress)
     if not walk.isfinite().all():
         raise ValueError(f"inverting by {settings.scheduler} leads to NaN or infinity: {_remedy(backbone, settings)}")
-    found = Trajectory(settings, schedule, walk)
-    drawn = resume(backbone, found, schedule.timesteps[0]).codes[-1]
-    distance = _distance(drawn, final).cpu()
+    inverted = Trajectory(settings, schedule, walk)
+    redrawn = resume(backbone, inverted, schedule.timesteps[0]).codes[-1]
+    distance = _distance(redrawn, final).cpu()
     if not distance.isfinite().all():
         raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
     size = double(walk[0]).flatten(1).norm(dim=1).cpu() / (final[0].numel() ** 0.5 * schedule.sigma)
@@ -110,7 +110,7 @@ def invert(
             UserWarning,
             stacklevel=2,
         )
-    return Inversion(found, residual, distance)
+    return Inversion(inverted, residual, distance)
 
 
 def _remedy(backbone: Backbone, settings: Settings) -> str:
@@ -223,28 +223,28 @@ class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
 
 def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
     """diffusers' inverse of the scheduler on its own noise levels; None if there is none."""
-    own, prepared = backbone.scheduler, backbone.prepared(settings.steps)
-    if type(own) is DDIMScheduler and own.config.timestep_spacing != "linspace":
-        return DDIMInverseScheduler.from_config(own.config)
-    if type(own) is not DPMSolverMultistepScheduler or own.config.get("use_flow_sigmas"):
+    forward, prepared = backbone.scheduler, backbone.prepared(settings.steps)
+    if type(forward) is DDIMScheduler and forward.config.timestep_spacing != "linspace":
+        return DDIMInverseScheduler.from_config(forward.config)
+    if type(forward) is not DPMSolverMultistepScheduler or forward.config.get("use_flow_sigmas"):
         return None  # the inverse has the levels of flow matching the wrong way round
-    inverse = _DPMSolverInverse.from_config(own.config)
+    inverse = _DPMSolverInverse.from_config(forward.config)
     inverse.sampler = prepared
     return inverse
 
 
 def _inverted(backbone: Backbone, settings: Settings, inverse: SchedulerMixin, final: Tensor) -> Tensor:
     """The codes after each step of an inverse scheduler, (n, B, C, H, W), the cleanest first."""
-    found = []
+    path = []
 
     def keep(step: int, t: Tensor, x: Tensor) -> Tensor:
-        found.append(x.clone())
+        path.append(x.clone())
         return x
 
     generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
     code = final.clone(memory_format=torch.contiguous_format)
     backbone.denoise(code, starting_at(inverse, 0), settings, generators, keep)
-    return torch.stack(found)
+    return torch.stack(path)
 
 
 def _backward(backbone: Backbone, settings: Settings, schedule: Schedule, final: Tensor) -> Tensor:
@@ -280,8 +280,8 @@ def _solve(
         if not len(rows):
             break
         here = rows.to(x.device)
-        own = settings.rows(rows.tolist())
-        missing = double(wanted[here]) - double(_step(backbone, own, i, x[here]))
+        request = settings.rows(rows.tolist())
+        missing = double(wanted[here]) - double(_step(backbone, request, i, x[here]))
         residual = missing.flatten(1).norm(dim=1) / size[rows]
         going[rows[~residual.isfinite()]] = False
         better = residual < least[rows]

@@ -73,8 +73,8 @@ def bootstrap(a: ArrayLike, b: ArrayLike, *, repeats: int = 200, level: float = 
     a, b = _checked(a), _checked(b)
     value = frechet(a, b)
     rng = np.random.default_rng(seed)
-    drawn = np.array([frechet(_redraw(a, rng), _redraw(b, rng)) for _ in range(repeats)])
-    low, high = value + np.quantile(drawn - drawn.mean(), [(1 - level) / 2, (1 + level) / 2])
+    replicates = np.array([frechet(_redraw(a, rng), _redraw(b, rng)) for _ in range(repeats)])
+    low, high = value + np.quantile(replicates - replicates.mean(), [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, max(0.0, float(low)), float(high))
 
 

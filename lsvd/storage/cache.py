@@ -54,12 +54,12 @@ def limit() -> int:
 
 def entries() -> list[Entry]:
     """All files of the cache, the least recently used first, unfinished ones left out."""
-    found = []
+    listing = []
     for path in _files(root()):
         with suppress(FileNotFoundError):  # removed by another process
             status = path.stat()
-            found.append(Entry(path, status.st_size, status.st_mtime_ns))
-    return sorted(found, key=lambda entry: (entry.used, str(entry.path)))
+            listing.append(Entry(path, status.st_size, status.st_mtime_ns))
+    return sorted(listing, key=lambda entry: (entry.used, str(entry.path)))
 
 
 def use(file: Path) -> None:
@@ -85,9 +85,9 @@ def trim(least: int | None = None) -> list[Entry]:
     Files of folders that a running process holds stay. Returns what was removed.
     """
     least = limit() if least is None else least
-    found, removed = entries(), []
-    total = sum(entry.size for entry in found)
-    for entry in found:
+    listing, removed = entries(), []
+    total = sum(entry.size for entry in listing)
+    for entry in listing:
         if total <= least:
             break
         with suppress(OSError), _alone(entry.path.parent) as alone:

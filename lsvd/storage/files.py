@@ -119,12 +119,12 @@ def tidy(folder: Path, deep: bool = False) -> None:
     with suppress(OSError):
         paths = list(folder.rglob("*") if deep else folder.iterdir())
     for path in paths:
-        found = _TEMPORARY.fullmatch(path.name)
+        parts = _TEMPORARY.fullmatch(path.name)
         with suppress(OSError):
-            if not found or not abandoned(found["machine"], found["pid"], path):
+            if not parts or not abandoned(parts["machine"], parts["pid"], path):
                 continue
-            if found["kind"] == "old" and not path.with_name(found["name"]).exists():
-                os.replace(path, path.with_name(found["name"]))
+            if parts["kind"] == "old" and not path.with_name(parts["name"]).exists():
+                os.replace(path, path.with_name(parts["name"]))
             elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

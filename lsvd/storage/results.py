@@ -44,19 +44,21 @@ def remember(
     does not return a dict of tensors.
     """
     label, file = label_of(settings), place(name, settings, folder)
-    found = read(file, label, specs)
-    if found is None:
+    result = read(file, label, specs)
+    if result is None:
         if must_keep:
             check_writable(file)
-        made = make()
-        if not isinstance(made, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in made.items()
+        output = make()
+        if not isinstance(output, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in output.items()
         ):
             raise ValueError(f"what makes {name!r} did not return a dict of tensors: name each tensor by a text")
         # of its own storage each: files hold no views
-        found = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in made.items()}
-        keep(file, label, found, must_keep=must_keep)
-    return found
+        result = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in output.items()
+        }
+        keep(file, label, result, must_keep=must_keep)
+    return result
 
 
 def place(name: str, settings: Mapping[str, Any], folder: str | Path | None = None) -> Path:
@@ -96,28 +98,28 @@ def file_of(home: Path, label: str) -> Path:
 def read(file: Path, label: str, specs: Mapping[str, Spec] | None = None) -> Tensors | None:
     """The tensors of a file, or None if there is none, or none to be trusted (with a warning)."""
     try:
-        found, notes = load(file)
+        result, notes = load(file)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         problem = str(error)
     else:
         problem = f"{file} is damaged, its contents are not what was written"
-        if notes.get("settings") == label and notes.get("sha256") == checksum(found):
-            other = mismatch(found, specs) if specs is not None else ""
+        if notes.get("settings") == label and notes.get("sha256") == checksum(result):
+            other = mismatch(result, specs) if specs is not None else ""
             if not other:
                 cache.use(file)
-                return found
+                return result
             problem = f"{file} is damaged or forged: {other}"
     log.warning("%s: computing it again", problem)
     return None
 
 
-def keep(file: Path, label: str, found: Mapping[str, Tensor], *, must_keep: bool = False) -> bool:
+def keep(file: Path, label: str, result: Mapping[str, Tensor], *, must_keep: bool = False) -> bool:
     """Write tensors to a file. If the disk refuses: False, and a warning, or WriteError if they must be kept."""
-    notes = {"settings": label, "sha256": checksum(found)}
+    notes = {"settings": label, "sha256": checksum(result)}
     try:
-        write_bytes(file, pack(found, notes))
+        write_bytes(file, pack(result, notes))
     except WriteError as error:
         if must_keep:
             raise

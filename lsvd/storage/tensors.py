@@ -70,7 +70,7 @@ def mismatch(tensors: Mapping[str, Tensor], specs: Mapping[str, Spec]) -> str:
     for name, spec in specs.items():
         tensor = tensors[name]
         fits = tensor.ndim == len(spec.shape) and all(
-            size in (None, own) for size, own in zip(spec.shape, tensor.shape, strict=True)
+            size in (None, actual) for size, actual in zip(spec.shape, tensor.shape, strict=True)
         )
         if not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in spec.shape)

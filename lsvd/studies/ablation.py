@@ -100,7 +100,7 @@ def measure(rig: Rig, way: Way | None = None, *, references: int = 2000, progres
 def from_outcomes(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], Way], reference: NDArray) -> Result:
     """The study from outcomes of all ways, and the features of reference pictures, (m, d)."""
     photos = edits.photos(measured)
-    pictures = sum(len(next(iter(each.values())).had) for each in photos.values())
+    pictures = sum(len(next(iter(outcomes.values())).had) for outcomes in photos.values())
     far = {key: distances(photos, way, reference) for key, way in ways.items()}
     levels, changes = {}, {}
     for (basis, loss), way in ways.items():
@@ -154,7 +154,9 @@ def distances(measured: Measured, way: Way, reference: NDArray, draws: int = 200
     First of the pictures themselves, then of bootstrap draws of seeds, the same for all ways: the pictures of one seed
     hang together. The reference stays as it is. Raises ValueError for few pictures.
     """
-    features = np.stack([each[way].features.double().numpy() for each in measured.values()])  # (attributes, n, d)
+    features = np.stack(
+        [outcomes[way].features.double().numpy() for outcomes in measured.values()]
+    )  # (attributes, n, d)
     away, (n, d) = fidelity.measure_from(reference), features.shape[1:]
     draws_of_seeds = np.random.default_rng(seed).integers(n, size=(draws, n))
     return np.array([away(features[:, seeds].reshape(-1, d)) for seeds in (np.arange(n), *draws_of_seeds)])

@@ -89,7 +89,7 @@ class Result:
     @cached_property
     def by_attribute(self) -> dict[str, Interval]:
         """The gain of the best setting over all controls, attribute by attribute."""
-        return {name: advantage({name: each}, self.best, self.rivals) for name, each in self.reported.items()}
+        return {name: advantage({name: outcomes}, self.best, self.rivals) for name, outcomes in self.reported.items()}
 
 
 def search(rig: Rig, *, progress: bool = False) -> Measured:
@@ -104,7 +104,7 @@ def measure(rig: Rig, *, progress: bool = False) -> Result:
     """
     tried = search(rig, progress=progress)
     chosen = choose(tried)
-    ways = [way for own in chosen.values() for way in own]
+    ways = [way for selection in chosen.values() for way in selection]
     return Result(rig.backbone.name, tried, chosen, edits.of_attributes(rig, ways, REPORTED, progress=progress))
 
 
@@ -216,8 +216,8 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     Success is empty where all pictures had the attribute before.
     """
     table = []
-    for name, each in result.reported.items():
-        for way, outcome in each.items():
+    for name, outcomes in result.reported.items():
+        for way, outcome in outcomes.items():
             effects, perceptual = outcome.effects, mean(outcome.distance)
             row = {"attribute": name, "method": way.family, "setting": way.setting}
             row |= columns("success", effects.success) | columns("side_effects", effects.side)
@@ -228,8 +228,8 @@ def rows(result: Result) -> list[dict[str, str | int]]:
 def sweep(result: Result) -> list[dict[str, str]]:
     """The rows of outputs/tables/sweep.csv, one for each attribute and setting tried, on the seeds CHOOSING."""
     table = []
-    for name, each in result.tried.items():
-        for way, outcome in each.items():
+    for name, outcomes in result.tried.items():
+        for way, outcome in outcomes.items():
             config, effects = way.config or avi.AVIConfig(), outcome.effects
             by_avi = way.method == "AVI"
             row = {"attribute": name, "backbone": result.backbone, "method": way.method, "tx": f"{way.tx:g}"}

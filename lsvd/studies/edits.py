@@ -129,7 +129,7 @@ def of_attributes(
 
 def photos(measured: Measured) -> Measured:
     """The attributes that are not a style: pictures with them are still to look like photographs."""
-    return {name: each for name, each in measured.items() if "style" not in ATTRIBUTES[name]}
+    return {name: by_way for name, by_way in measured.items() if "style" not in ATTRIBUTES[name]}
 
 
 def outcomes(
@@ -162,7 +162,7 @@ def outcomes(
         specs=_specs(len(ways), len(seeds), features),
         must_keep=True,
     )
-    return {way: Outcome(**{name: each[i] for name, each in tensors.items()}) for i, way in enumerate(ways)}
+    return {way: Outcome(**{name: values[i] for name, values in tensors.items()}) for i, way in enumerate(ways)}
 
 
 def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
@@ -206,8 +206,8 @@ def _compare(rig: Rig, before: Tensor, reading: Reading, after: Tensor, wanted: 
     scene, now = rig.judge.scene, rig.judge.read(after)
     had, has, side = compare(reading, now, scene, wanted)
     outcome = {"had": had, "has": has, "side": side}
-    for name, each in (("before", reading), ("after", now)):
-        outcome[name] = probability(each, scene, wanted)
+    for name, answers in (("before", reading), ("after", now)):
+        outcome[name] = probability(answers, scene, wanted)
     vectors = [rig.clip.pictures(pictures) for pictures in (before, after)]
     outcome["distance"] = 1 - (vectors[0] * vectors[1]).sum(-1)
     spans = [(p.amax(1) - p.amin(1)).mean((1, 2)) for p in (before, after)]

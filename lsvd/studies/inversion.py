@@ -95,7 +95,7 @@ def measure(
             walk = invert(model, codes, SOURCE, **options).trajectory
         back[way] = model.decode(resume(model, walk, walk.timesteps[0]).final)
     # which factor is left out of the moves makes no difference to a picture drawn again
-    moved = {way: _effects(reader, before, drawn, {"age": "old"}).side for way, drawn in back.items()}
+    moved = {way: _effects(reader, before, picture, {"age": "old"}).side for way, picture in back.items()}
     edits = {name: _edit(backbone, reader, walk, before, name) for name in attributes}
     return Result(backbone.name, pictures, back, moved, edits)
 

@@ -35,7 +35,9 @@ def points(measured: Measured, ways: Iterable[Way] | None = None, draws: int = D
     table = []
     for way in ways:
         success, side = _means(measured, way, counts)
-        table.append(Point(way, *(Interval(float(each[0]), *percentiles(each[1:])) for each in (success, side))))
+        table.append(
+            Point(way, *(Interval(float(estimates[0]), *percentiles(estimates[1:])) for estimates in (success, side)))
+        )
     return table
 
 
@@ -44,7 +46,7 @@ def weights(measured: Measured, draws: int = DRAWS, seed: int = 0) -> NDArray:
 
     Raises ValueError if attributes were measured on different numbers of pictures, on fewer than two, or not at all.
     """
-    sizes = {len(outcome.had) for each in measured.values() for outcome in each.values()}
+    sizes = {len(outcome.had) for by_way in measured.values() for outcome in by_way.values()}
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError(f"ways were measured on {sorted(sizes)} pictures: give the same two or more to all")
     (n,) = sizes
@@ -125,15 +127,15 @@ def reach(side: NDArray, success: NDArray, at: float) -> float:
 
 def values(measured: Measured, ways: Sequence[Way], what: str) -> NDArray:
     """A field of lsvd.studies.edits.Outcome in each picture: (attributes, ways, n), NaN where it had the attribute."""
-    outcomes = [[each[way] for way in ways] for each in measured.values()]
+    outcomes = [[by_way[way] for way in ways] for by_way in measured.values()]
     return np.array([[np.where(f.had, np.nan, getattr(f, what).double()) for f in row] for row in outcomes])
 
 
-def of_seeds(each: NDArray) -> NDArray:
+def of_seeds(columns: NDArray) -> NDArray:
     """Mean over attributes of (attributes, n), for the seeds that count in any: (m,)."""
-    seen = np.isfinite(each)
+    seen = np.isfinite(columns)
     some = seen.any(0)
-    return np.where(seen, each, 0).sum(0)[some] / seen.sum(0)[some]
+    return np.where(seen, columns, 0).sum(0)[some] / seen.sum(0)[some]
 
 
 def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
@@ -144,8 +146,8 @@ def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, fl
 def _means(measured: Measured, way: Way, counts: NDArray) -> tuple[NDArray, NDArray]:
     """Success and side effects of a way for each row of weights, means over attributes, shape (rows,) each."""
     hits, tested, sides = 0.0, 0, 0.0  # an attribute that all pictures of a draw had is left out of it
-    for each in measured.values():
-        outcome = each[way]
+    for by_way in measured.values():
+        outcome = by_way[way]
         lacking = ~outcome.had.numpy()
         count = counts[:, lacking].sum(1)
         has = counts[:, lacking] @ outcome.has.numpy()[lacking].astype(float)
@@ -156,5 +158,5 @@ def _means(measured: Measured, way: Way, counts: NDArray) -> tuple[NDArray, NDAr
 
 def _shared(measured: Measured) -> list[Way]:
     """The ways that were measured for every attribute, in the order of the first."""
-    each = list(measured.values())
-    return [way for way in each[0] if all(way in others for others in each[1:])] if each else []
+    tables = list(measured.values())
+    return [way for way in tables[0] if all(way in others for others in tables[1:])] if tables else []

@@ -70,7 +70,7 @@ class Result:
         """The edit by each seed's own change, and by that of other seeds: its point, and its effects by attribute."""
         ways = {"its own": self.way, "of other seeds": transfer_of(self.way)}
         points = merit.points(self.measured, ways.values())
-        effects = [{name: each[way].effects for name, each in self.measured.items()} for way in ways.values()]
+        effects = [{name: outcomes[way].effects for name, outcomes in self.measured.items()} for way in ways.values()]
         return dict(zip(ways, zip(points, effects, strict=True), strict=True))
 
 
@@ -144,9 +144,9 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     """
     table = []
     for ways in result.ways.values():
-        for name, each in result.measured.items():
+        for name, outcomes in result.measured.items():
             for strength, way in zip(STRENGTHS, ways, strict=True):
-                outcome, lacking = each[way], ~each[way].had
+                outcome, lacking = outcomes[way], ~outcomes[way].had
                 row = {"attribute": name, "method": way.family, "strength": f"{strength:g}", "tx": f"{way.tx:g}"}
                 for head, numbers in (("probability", outcome.after[lacking]), ("side_effects", outcome.side)):
                     row |= intervals.columns(head, intervals.mean(numbers) if len(numbers) > 1 else None)
@@ -156,7 +156,7 @@ def rows(result: Result) -> list[dict[str, str | int]]:
 
 def curve(measured: Measured, ways: Sequence[Way], what: str) -> list[Interval]:
     """The mean over attributes and pictures at each strength. Raises ValueError if fewer than two pictures count."""
-    return [intervals.mean(of_seeds(each)) for each in values(measured, ways, what).swapaxes(0, 1)]
+    return [intervals.mean(of_seeds(column)) for column in values(measured, ways, what).swapaxes(0, 1)]
 
 
 def monotone(measured: Measured, ways: Sequence[Way], strengths: Sequence[float]) -> Interval:

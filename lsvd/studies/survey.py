@@ -62,7 +62,7 @@ def subjects(name: str = "all", scene: str = "", device="cpu") -> tuple[dict[str
     name: of one embedded model, a folder, or all embedded models. scene: which one a model of your own draws; without,
     nobody reads its pictures. Raises ValueError for an unknown name or scene, and as lsvd.backbones.loading.load.
     """
-    models = [backbones.load(each, device) for each in (EMBEDDED if name == "all" else [name])]
+    models = [backbones.load(which, device) for which in (EMBEDDED if name == "all" else [name])]
     scenes = {model.name: GENERATORS[model.name][0] if model.name in GENERATORS else scene for model in models}
     judges = {model: readers.load(scene, device) for model, scene in scenes.items() if scene}
     return {model.name: model for model in models}, judges
@@ -92,17 +92,17 @@ def survey(
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
     for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
-        own = seeds[start : start + CHUNK]
+        chunk = seeds[start : start + CHUNK]
         # a chunk that is not full may be the beginning of one that was measured
-        full = (*own, *range(own[-1] + 1, own[-1] + 1 + CHUNK - len(own)))
+        full = (*chunk, *range(chunk[-1] + 1, chunk[-1] + 1 + CHUNK - len(chunk)))
         if place(backbone, reader, plan, full, folder).exists():
-            own = full
+            chunk = full
 
-        def measure(own: Sequence[int] = own) -> results.Tensors:
-            return _measure(backbone, reader, plan, own, progress)
+        def measure(chunk: Sequence[int] = chunk) -> results.Tensors:
+            return _measure(backbone, reader, plan, chunk, progress)
 
-        made_by = settings(backbone, reader, plan, own)
-        shape = (len(plan.times), len(plan.bands), len(own), len(reader.scene.factors))
+        made_by = settings(backbone, reader, plan, chunk)
+        shape = (len(plan.times), len(plan.bands), len(chunk), len(reader.scene.factors))
         specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
         keeping = {"folder": folder or measurements("responses"), "specs": specs, "must_keep": True}
         parts.append(results.remember(backbone.name, made_by, measure, **keeping))

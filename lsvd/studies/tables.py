@@ -124,7 +124,7 @@ def interval(row: Mapping[str, str], column: tuple[str, str, str]) -> str:
     return f"{value} [{low}, {high}]" if value else ""
 
 
-def found() -> str:
+def findings() -> str:
     """The README's table: each line of FOUND with its effect on mini-sd, and on how many models its claim holds."""
     lines = ["| question | effect on mini-sd [95% interval] | verdict |", "|---|---|---|"]
     for words, study, claim in FOUND:
@@ -133,7 +133,7 @@ def found() -> str:
             raise ValueError(f"verdicts.csv has no line on {claim!r} and mini-sd: run make reproduce")
         counts = Counter(row["verdict"] for row in rows.values())
         most = sorted(counts, key=lambda verdict: (-counts[verdict], verdict))
-        verdict = most[0] if len(rows) == 1 else ", ".join(f"{each}: {counts[each]} of {len(rows)}" for each in most)
+        verdict = most[0] if len(rows) == 1 else ", ".join(f"{kind}: {counts[kind]} of {len(rows)}" for kind in most)
         effect = interval(rows["mini-sd"], VERDICTS["effect [95% interval]"])
         lines.append(f"| [{words}]({SECTIONS.format(study)}) | {effect} | {verdict} |")
     return "\n".join(lines)
@@ -175,7 +175,7 @@ def _rounded(number: str, decimals: str) -> str:
 def text(name: str) -> str:
     """A table by its name, one of NAMES, as Markdown. Raises ValueError for another name, and as `read`."""
     known(name, NAMES, "table")
-    special = {"found": found, "registry": registry}
+    special = {"found": findings, "registry": registry}
     return special[name]() if name in special else markdown(name, read(name))
 
 

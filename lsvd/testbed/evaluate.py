@@ -82,12 +82,12 @@ def _score(truth: Tensor, guess: Tensor, exact: bool) -> float:
     return 1 - ((guess - truth).square().mean() / truth.var(correction=0)).item()
 
 
-def distance(look: Reader | Clip, samples: renderings.Chunks, drawn: renderings.Pictures) -> Row:
+def distance(look: Reader | Clip, samples: renderings.Chunks, references: renderings.Pictures) -> Row:
     """Fréchet distance of n samples from the first n of 2n renderings, its interval, and the floor at this n.
 
     It is taken in the features of a reader, or in mini-clip's vectors, of length 100.
     """
-    reference = _features(look, drawn)
+    reference = _features(look, references)
     d = bootstrap(_features(look, samples), reference[: len(samples)])
     name = "frechet distance, mini-clip" if isinstance(look, Clip) else "frechet distance"
     return _row(name, d.value, d.low, d.high, len(samples), floor(reference))
@@ -100,8 +100,8 @@ def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
     """
     rows = []
     for name in PROMPTED:
-        told = asked[name] >= 0
-        n, right = int(told.sum()), int((read[name] == asked[name])[told].sum())
+        asks = asked[name] >= 0
+        n, right = int(asks.sum()), int((read[name] == asked[name])[asks].sum())
         if n:
             agreed = intervals.share(right, n)
             rows.append(_row(f"prompt agreement: {name}", agreed.value, agreed.low, agreed.high, n))
@@ -129,8 +129,8 @@ def zero_shot(clip: Clip, pictures: renderings.Pictures, scene: Scene) -> list[R
     seen = torch.cat([clip.pictures(pictures[rows]) for rows in _batches(len(pictures))])
     rows = []
     for name in PROMPTED:
-        told = clip.texts([captions.describe({name: level}) for level in scene.factor(name).levels])
-        nearest, truth = (seen @ told.T).argmax(-1).cpu(), pictures.values[name]
+        labels = clip.texts([captions.describe({name: level}) for level in scene.factor(name).levels])
+        nearest, truth = (seen @ labels.T).argmax(-1).cpu(), pictures.values[name]
         right = intervals.share(int((nearest == truth).sum()), len(truth))
         common = truth.bincount().max().item() / len(truth)
         rows.append(_row(f"zero-shot: {name}", right.value, right.low, right.high, len(truth), common))
@@ -153,8 +153,8 @@ def samples(backbone: Backbone, n: int, texts: Sequence[str] | None, home: Path)
     def draw(number: int) -> np.ndarray:
         part = slice(number * CHUNK, min(n, (number + 1) * CHUNK))
         seeds = range(part.start, part.stop)
-        drawn = trajectory.sample(backbone, None if texts is None else texts[part], seeds, batch=CHUNK)
-        return (drawn * 255).round().to(torch.uint8).numpy()
+        pixels = trajectory.sample(backbone, None if texts is None else texts[part], seeds, batch=CHUNK)
+        return (pixels * 255).round().to(torch.uint8).numpy()
 
     files = renderings.fill(home, -(-n // CHUNK), draw, f"sampling {backbone.name}", progress=True)
     return renderings.Chunks(files, CHUNK, n)
@@ -198,21 +198,21 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
     scene, fixed = GENERATORS[name]
     backbone, reader, clip = backbones.load(name, device), readers.load(scene, device), clips.load(device=device)
     entry = backbone.entry
-    told = backbone.kind == "text-to-image"
-    texts, asked = prompts(n) if told else (None, {})
+    prompted = backbone.kind == "text-to-image"
+    texts, asked = prompts(n) if prompted else (None, {})
     key = digest(paths.WEIGHTS / entry.folder, CHUNK, entry.steps, entry.guidance, PROMPT_SEED, (texts or [])[:CHUNK])
     # A last file that is not full belongs to its n alone.
-    drawn = samples(backbone, n, texts, build("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
+    output = samples(backbone, n, texts, build("cache", "evaluate", name, key if n % CHUNK == 0 else f"{key}-{n}"))
     first = torch.arange(SHEET)
-    write_bytes(outputs("figures", f"samples_{name}.webp"), encoded(sheet(drawn[first]), "webp"))
+    write_bytes(outputs("figures", f"samples_{name}.webp"), encoded(sheet(output[first]), "webp"))
     rows = []
-    if told:
+    if prompted:
         lines = [{"seed": seed, "prompt": text} for seed, text in enumerate(texts[:SHEET])]
         write_csv(outputs("tables", f"samples_{name}.csv"), lines)
-        rows += agreement(_read(reader, drawn), asked)
+        rows += agreement(_read(reader, output), asked)
         rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {})))
     pictures = _renderings(scene, 2 * n, entry.size, fixed)
-    rows += [distance(look, drawn, pictures) for look in (reader, clip)]
+    rows += [distance(look, output, pictures) for look in (reader, clip)]
     _keep(name, rows)
 
 

@@ -124,11 +124,11 @@ class Reader(nn.Module):
         for f in self.scene.factors:
             seen = visible[f.name].to(pictures.dtype)
             if f.levels:
-                each = F.cross_entropy(out[f.name].float(), values[f.name], reduction="none")
+                term = F.cross_entropy(out[f.name].float(), values[f.name], reduction="none")
             else:
                 low, high = f.range
-                each = 4 * (out[f.name].float() - (2 * (values[f.name] - low) / (high - low) - 1)) ** 2
-            total = total + (each * seen).sum() / seen.sum().clamp_min(1)
+                term = 4 * (out[f.name].float() - (2 * (values[f.name] - low) / (high - low) - 1)) ** 2
+            total = total + (term * seen).sum() / seen.sum().clamp_min(1)
         return total / len(self.scene.factors)
 
     @torch.no_grad()

@@ -139,11 +139,11 @@ def pictures(
     def draw(number: int) -> np.ndarray:
         values = scene.sample(chunk, generator(seed, number), **fixed)
         batch = 8 if torch.device(device).type == "cpu" else 128  # what fits into a processor's cache, or fills a GPU
-        drawn = (scene.render(values, size, device=device, batch=batch) * 255).round().to(torch.uint8).cpu().numpy()
+        rendered = (scene.render(values, size, device=device, batch=batch) * 255).round().to(torch.uint8).cpu().numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **{name: value.numpy() for name, value in values.items()})
         write_bytes(home / f"{number:05d}.npz", buffer.getvalue())
-        return drawn
+        return rendered
 
     files = fill(home, -(-n // chunk), draw, f"drawing {key}", beside=(".npz",), progress=progress)
     loaded = [_factors(file.with_suffix(".npz"), scene, chunk) for file in files]
@@ -168,13 +168,13 @@ def fill(
     cache.hold(home)
     files = [home / f"{number:05d}.npy" for number in range(parts)]
     whole = {file: [file, *(file.with_suffix(suffix) for suffix in beside)] for file in files}
-    missing = [number for number, file in enumerate(files) if not all(each.exists() for each in whole[file])]
+    missing = [number for number, file in enumerate(files) if not all(member.exists() for member in whole[file])]
     for number in tqdm(missing, desc=title, unit="chunk", disable=not (progress and missing), leave=False):
         buffer = io.BytesIO()
         np.save(buffer, make(number))
         write_bytes(files[number], buffer.getvalue())
-    for each in whole.values():
-        for file in each:
+    for group in whole.values():
+        for file in group:
             cache.use(file)
     if missing and cache.root() in home.parents:
         cache.trim()

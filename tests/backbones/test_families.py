@@ -50,8 +50,8 @@ def plain(backbone, callback=None, output="latent"):
     """The pipeline alone, called as anybody would."""
     family, (height, width) = backbone.family, backbone.size
     noise = backbone.noise(SEEDS)
-    told = {each: [value] * 2 if isinstance(value, str) else value for each, value in family.told.items()}
-    options = {"height": height, "width": width, **told}
+    call_kwargs = {name: [value] * 2 if isinstance(value, str) else value for name, value in family.call_kwargs.items()}
+    options = {"height": height, "width": width, **call_kwargs}
     if family.guidance:
         options[family.guidance] = GUIDANCE
     return backbone.pipe(
@@ -276,7 +276,7 @@ def test_the_matrix_is_the_one_that_is_stored():
 def test_families_take_what_they_are_given():
     for name, family in FAMILIES.items():
         accepted = inspect.signature(getattr(diffusers, name).__call__).parameters
-        assert {"latents", "callback_on_step_end", *family.told} <= accepted.keys()
+        assert {"latents", "callback_on_step_end", *family.call_kwargs} <= accepted.keys()
         assert family.guidance is None or family.guidance in accepted
 
 

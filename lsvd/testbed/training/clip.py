@@ -54,8 +54,8 @@ class ClipCaptions(Job):
         """Numbers of pictures, shape (b,), and their captions' token numbers, (b, TOKENS); none of them empty."""
         index = self.draw(g)
         texts = captions.captions(self.data.values_at(index), g)
-        told = [i for i, text in enumerate(texts) if text]
-        return index[told], token_ids(self.tokens, [texts[i] for i in told]).to(self.device)
+        captioned = [i for i, text in enumerate(texts) if text]
+        return index[captioned], token_ids(self.tokens, [texts[i] for i in captioned]).to(self.device)
 
     def contrast(self, ids: Tensor, texts: Tensor, pictures: Tensor) -> Tensor:
         """The loss of Radford et al. 2021 (arXiv 2103.00020); equal captions count as equally right."""

@@ -120,13 +120,13 @@ class Job:
     def freeze(self) -> None:
         """Keep the parameters that the recipe does not name as they are. Raises ValueError if it names none."""
         try:
-            found = [bool(re.search(self.recipe.only, name)) for name, _ in self.model.named_parameters()]
+            chosen = [bool(re.search(self.recipe.only, name)) for name, _ in self.model.named_parameters()]
         except re.error as error:
             raise ValueError(f"--only {self.recipe.only!r} is not a regular expression: {error}") from error
-        if not any(found):
+        if not any(chosen):
             raise ValueError(f"no parameter's name has {self.recipe.only!r} in it: give --only part of one")
-        for parameter, own in zip(self.model.parameters(), found, strict=True):
-            parameter.requires_grad_(parameter.requires_grad and own)
+        for parameter, trained in zip(self.model.parameters(), chosen, strict=True):
+            parameter.requires_grad_(parameter.requires_grad and trained)
 
     def forward(self, *inputs):
         """What the loss is taken of; `amp` applies to it."""

@@ -22,7 +22,7 @@ class ReaderJob(Job):
         index = self.draw(g)
         values = self.data.values_at(index)
         seen = self.scene.visible(values)
-        values, seen = ({k: v.to(self.device) for k, v in each.items()} for each in (values, seen))
+        values, seen = ({k: v.to(self.device) for k, v in columns.items()} for columns in (values, seen))
         with self.amp():
             return self.forward(reader.degrade(self.data[index], g).to(self.device), values, seen)
 

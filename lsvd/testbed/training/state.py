@@ -167,8 +167,8 @@ def choose(model: nn.Module, averages: Mapping[str, Mapping[str, Tensor]], score
             model.load_state_dict(state)
             scores[width] = score()
         best = min(scores, key=scores.get)
-        told = ", ".join(f"{value:.5f} at {width}" for width, value in scores.items())
-        log.info("%s: held-out loss by the average's width: %s; %s is taken", name, told, best)
+        listed = ", ".join(f"{value:.5f} at {width}" for width, value in scores.items())
+        log.info("%s: held-out loss by the average's width: %s; %s is taken", name, listed, best)
     model.load_state_dict(averages[best])
     return best
 
@@ -185,7 +185,7 @@ def check(path: Path, about: Mapping[str, Any], run: Mapping[str, Any]) -> None:
     before = about.get("run", {})
     other = [name for name in run if name in before and before[name] != run[name]]
     if other:
-        was, now = (" and ".join(f"{name} {each[name]}" for name in other) for each in (before, run))
+        was, now = (" and ".join(f"{name} {options[name]}" for name in other) for options in (before, run))
         raise ValueError(f"{path} was begun with {was}, not {now}: give the same options, or {checkpoints.REMEDY}")
 
 

@@ -40,10 +40,10 @@ def begin(work: Job) -> None:
         return
     try:
         if name == work.name:
-            found = work.shipped()
+            beginning = work.shipped()
         else:
-            found = job(name, RECIPES[name], work.runs, work.weights).latest()
-        work.model.load_state_dict(found.state_dict())
+            beginning = job(name, RECIPES[name], work.runs, work.weights).latest()
+        work.model.load_state_dict(beginning.state_dict())
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot begin with the weights of {name} ({_first_line(error)})") from error
 

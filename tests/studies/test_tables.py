@@ -52,12 +52,12 @@ def test_found_counts_models_and_links_to_its_study(tmp_path, monkeypatch):
     lines += [f'{claims[0][0]},"{claims[0][1]}",{other},7,7,7,0,does not hold' for other in ("mini-cats", "mini-dogs")]
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "verdicts.csv").write_text("\n".join(lines) + "\n")
-    first, second, *_ = tables.found().splitlines()[2:]
+    first, second, *_ = tables.findings().splitlines()[2:]
     assert first.endswith("(docs/results.md#neighbourhood) | 0.5 [0.0, 9.0] | does not hold: 2 of 3, holds: 1 of 3 |")
     assert second.endswith("| 1.5 [0.0, 9.0] | holds |")
     (tmp_path / "tables" / "verdicts.csv").write_text("\n".join(line.replace("mini-sd", "x") for line in lines))
     with pytest.raises(ValueError, match="no line on .* and mini-sd: run make reproduce"):
-        tables.found()
+        tables.findings()
 
 
 def test_the_registry_has_every_name_and_what_was_measured(committed):

@@ -22,7 +22,7 @@ class Autoencoder(Job):
 
     part_of = "mini-sd"
     crops = 0.85  # fraction of the steps on crops
-    kl = 2e-4  # weight of the mean KL of a latent element
+    kl = 1e-3  # weight of the mean KL of a latent element
     psnr = 0.04  # weight of the mean logarithm of a picture's squared error
 
     def build(self) -> AutoencoderKL:

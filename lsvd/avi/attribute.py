@@ -182,8 +182,8 @@ def apply(
     """Draw pictures of a prompt without and with attributes: the source trajectory, and the edited one.
 
     strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
-    None. request: all else that `Settings.of` takes. max_memory: as for `run`. Otherwise as `apply_to`. Raises ValueError for bad
-    arguments, and if None has no one answer.
+    None. request: all else that `Settings.of` takes. max_memory: as for `run`. Otherwise as `apply_to`. Raises
+    ValueError for bad arguments, and if None has no one answer.
     """
     attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)

@@ -5,6 +5,7 @@ run that Ctrl-C or SIGTERM stopped; that one says what it has kept.
 """
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from lsvd.storage import files
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or the exit status of what went wrong; argparse ends with 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     before = files.writes.copy()
     try:
         with _reporting(), _stoppable():
@@ -42,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(": ".join([*getattr(error, "__notes__", []), str(error) or type(error).__name__]))
 
 
+def _open_streams() -> None:
+    """Have somewhere to write where the shell has closed stdout or stderr, whatever their encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m lsvd", description="The latent space of diffusion models, by SVD.")
     listed = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
@@ -56,7 +68,13 @@ def _run(arguments: list[str]) -> int:
     own = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
     module.configure(own)
     status = module.run(own.parse_args(arguments[1:])) or 0
-    sys.stdout.flush()  # here, where a reader that has gone is expected
+    try:
+        sys.stdout.flush()  # here, where a reader that has gone is expected
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise files.WriteError(f"cannot write the output ({reason}): send it elsewhere") from error
     return status
 
 

@@ -55,12 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="number of steps of the sampler")
     add("--guidance", type=float, help="strength of the prompts (classifier-free guidance scale)")
     add("--device", default="cpu", help="where to compute, as torch names it (cpu)")
-    add(
-        "--max-memory",
-        metavar="GB",
-        type=float,
-        help="what drawing may take (8); more seeds are drawn one after another",
-    )
+    add("--max-memory", metavar="GB", type=float, help="what drawing may take; many seeds are drawn in parts (8)")
 
 
 def run(options: argparse.Namespace) -> None:

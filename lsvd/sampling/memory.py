@@ -43,7 +43,7 @@ class Limit:
         return max(1, self.codes // self.work)
 
     def check(self, pictures: int, codes: int) -> None:
-        """Raise ValueError, with the number that fits, where so many codes of each picture are more than may be kept."""
+        """Raise ValueError, with the number that fits, where so many codes of each are more than may be kept."""
         needed = pictures * codes * self.code
         if needed <= self.codes:
             return

@@ -10,7 +10,7 @@ import json
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from diffusers import SchedulerMixin
@@ -20,7 +20,7 @@ from lsvd.backbones import calls
 from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
-from lsvd.checks import check_seeds, mix
+from lsvd.checks import check_seeds, check_text, mix
 from lsvd.progress import bar
 from lsvd.sampling.identity import weights
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -160,9 +160,9 @@ def run(
     prompts: one for all or one per seed; None for unconditional models. steps, guidance: the backbone's defaults if
     None. eta: 0 for the deterministic DDIM, 1 for as much noise as DDPM (DDIM schedulers only). negative_prompt: as
     prompts. codes: x_T to start from, shape (B, C, H, W), instead of the seeds' noise. until: the timestep to stop at,
-    whose code is the last that is kept; None for the end. max_memory: GB that codes and computing may take together; more
-    pictures than fit are drawn in chunks of as many as do (lsvd.sampling.memory). call_kwargs: what else the pipeline's
-    own call takes, such as guidance_rescale or clip_skip. Draw `backbone.decode(trajectory.final)`.
+    whose code is the last that is kept; None for the end. max_memory: GB that codes and computing may take together;
+    more pictures than fit are drawn in chunks (lsvd.sampling.memory). call_kwargs: what else the pipeline's own call
+    takes, such as guidance_rescale or clip_skip. Draw `backbone.decode(trajectory.final)`.
 
     With eta = 0 the result is that of the plain diffusers pipeline with one generator per picture, bit for bit. Noise
     added on the way comes from a generator seeded by (seed, step), so that it is the same when taken up again; the
@@ -429,6 +429,8 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
     prompts = (prompts,) * count if isinstance(prompts, str) else tuple(prompts)
     if any(not isinstance(prompt, str) for prompt in prompts):
         raise ValueError("prompts are text: give a string, or one per seed")
+    for prompt in dict.fromkeys(prompts):
+        check_text(prompt, "the prompt")
     if len(prompts) != count:
         raise ValueError(f"{len(prompts)} prompts for {count} seeds: give one for all, or one per seed")
     backbone.check_prompts(prompts)
@@ -445,14 +447,14 @@ def _guidance(backbone: Backbone, guidance: float | None) -> float | None:
             raise ValueError(f"{backbone.name} is unconditional and takes no guidance: leave it out")
         return None
     guidance = backbone.entry.guidance if guidance is None else guidance
-    if not 0 <= guidance < float("inf"):
+    if not isinstance(guidance, SupportsFloat) or not 0 <= guidance < float("inf"):
         none = format(backbone.family.off, "g")
         raise ValueError(f"guidance {guidance} makes no sense: choose {none} for none, or a number above")
     return float(guidance)
 
 
 def _eta(backbone: Backbone, eta: float) -> float:
-    if not 0 <= eta <= 1:
+    if not isinstance(eta, SupportsFloat) or not 0 <= eta <= 1:
         raise ValueError(f"eta {eta} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
     if eta and not accepts(backbone.scheduler.step, "eta"):
         raise ValueError(f"{type(backbone.scheduler).__name__} takes no eta: leave it at 0, or use DDIMScheduler")

@@ -4,11 +4,15 @@ What goes wrong ends here, in one sentence on stderr: exit status 1 for what can
 run that Ctrl-C or SIGTERM stopped; that one says what it has kept.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C just ends it
+
 import argparse
 import io
 import logging
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -125,6 +129,8 @@ def _stoppable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd import avi
 from lsvd.avi import exact, losses, network
@@ -26,6 +25,7 @@ from lsvd.avi.exact import AVIConfig, Solution
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.paths import outputs
+from lsvd.progress import bar
 from lsvd.statistics import intervals
 from lsvd.statistics.intervals import Interval
 from lsvd.storage.files import update_csv
@@ -80,7 +80,7 @@ def compare(name: str, comparison: Comparison, repeats: int = REPEATS, *, progre
     if not comparison.agree(comparison.ours(), comparison.reference()):
         raise ValueError(f"{name}: ours and the reference disagree, so their times mean nothing")
     times = []
-    for repeat in tqdm(range(repeats), f"timing {name}", disable=not progress, leave=False):
+    for repeat in bar(range(repeats), desc=f"timing {name}", progress=progress):
         if repeat % 2:
             theirs, ours = _seconds(comparison.reference), _seconds(comparison.ours)
         else:

@@ -4,10 +4,15 @@ What goes wrong ends here, in one sentence on stderr: exit status 1 for what can
 run that Ctrl-C or SIGTERM stopped; that one says what it has kept.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C just ends it
+
 import argparse
+import io
 import logging
 import os
-import signal
 import sys
 import threading
 import warnings
@@ -24,6 +29,7 @@ from lsvd.storage import files
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or the exit status of what went wrong; argparse ends with 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     before = files.writes.copy()
     try:
         with _reporting(), _stoppable():
@@ -42,6 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(": ".join([*getattr(error, "__notes__", []), str(error) or type(error).__name__]))
 
 
+def _open_streams() -> None:
+    """Have somewhere to write where the shell has closed stdout or stderr, whatever their encoding."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m lsvd", description="The latent space of diffusion models, by SVD.")
     listed = "\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())
@@ -56,7 +72,13 @@ def _run(arguments: list[str]) -> int:
     command_line = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
     module.configure(command_line)
     status = module.run(command_line.parse_args(arguments[1:])) or 0
-    sys.stdout.flush()  # here, where a reader that has gone is expected
+    try:
+        sys.stdout.flush()  # here, where a reader that has gone is expected
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise files.WriteError(f"cannot write the output ({reason}): send it elsewhere") from error
     return status
 
 
@@ -107,6 +129,8 @@ def _stoppable() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

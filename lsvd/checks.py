@@ -68,7 +68,10 @@ def mix(*keys: int) -> int:
 
 def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """Seeds as a tuple of at least one int. Raises ValueError unless each is whole and from 0 to 2**32 - 1."""
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    try:
+        seeds = [seeds] if hasattr(seeds, "__index__") and not getattr(seeds, "ndim", 0) else list(seeds)
+    except TypeError as error:
+        raise ValueError(f"seeds cannot be {seeds!r}: give a whole number, or a list of them") from error
     if not seeds:
         raise ValueError("there are no seeds: give at least one")
     return tuple(whole(seed, "a seed", 0, 2**32 - 1) for seed in seeds)

@@ -9,6 +9,7 @@ was learned on takes its own Delta, whatever its prompt now; any other seed take
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -24,6 +25,7 @@ from lsvd.avi.losses import Lambdas
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_code, check_seeds, check_text, printable, whole
 from lsvd.decomposition.svd import svd
+from lsvd.sampling.memory import MAX_MEMORY
 from lsvd.sampling.trajectory import Settings, Trajectory, differs, joined, resume, run
 from lsvd.storage.files import write_bytes
 from lsvd.storage.results import checksum
@@ -173,14 +175,15 @@ def apply(
     steps: int | None = None,
     guidance: float | None = None,
     eta: float | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **request: Any,
 ) -> tuple[Trajectory, Trajectory]:
     """Draw pictures of a prompt without and with attributes: the source trajectory, and the edited one.
 
     strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
-    None. request: all else that `Settings.of` takes. Otherwise as `apply_to`. Raises ValueError for bad
-    arguments, and if None has no one answer.
+    None. request: all else that `Settings.of` takes. max_memory: as for `run`. Otherwise as `apply_to`. Raises
+    ValueError for bad arguments, and if None has no one answer.
     """
     attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)
@@ -191,8 +194,9 @@ def apply(
             values = " and ".join(f"{value:g}" for value in sorted(learned))
             raise ValueError(f"the attributes were learned with {name} of {values}: say which to draw with")
         shared[name] = learned.pop() if given is None else given
-    source = run(backbone, prompt, seeds, **shared, progress=progress, **request)
-    return source, apply_to(backbone, source, attributes, strengths, progress=progress)
+    shared |= {"max_memory": max_memory, "progress": progress}
+    source = run(backbone, prompt, seeds, **shared, **request)
+    return source, apply_to(backbone, source, attributes, strengths, max_memory=max_memory, progress=progress)
 
 
 def apply_to(
@@ -201,6 +205,7 @@ def apply_to(
     attributes: Attribute | Sequence[Attribute],
     strengths: float | Sequence[float] = 1.0,
     *,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Trajectory:
     """The source trajectory with attributes added, each at the timestep it was learned at; the prompt stays.
@@ -229,7 +234,7 @@ def apply_to(
             continue
         code = add(walk.at(t), sum(s * a.delta(source.settings.seeds) for a, s in here))
         # from the beginning: schedulers that remember earlier steps need them all to resume at the next timestep
-        walk = joined(walk, resume(backbone, walk, t, code, progress=progress))
+        walk = joined(walk, resume(backbone, walk, t, code, max_memory=max_memory, progress=progress))
     return walk
 
 
@@ -340,9 +345,9 @@ def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
 
 
 def _check_distinct(seeds: Sequence[int]) -> None:
-    twice = [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]
-    if twice:
-        raise ValueError(f"an attribute has one Delta for each seed, and seed {twice[0]} is named twice: name it once")
+    twice = next((seed for seed, count in Counter(seeds).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"an attribute has one Delta for each seed, and seed {twice} is named twice: name it once")
 
 
 def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:

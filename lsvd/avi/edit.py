@@ -16,6 +16,7 @@ from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
 from lsvd.checks import out_of_memory
+from lsvd.sampling.memory import MAX_MEMORY, Limit
 from lsvd.sampling.trajectory import Settings, Trajectory, branch, draw, resume
 
 Method = AVIConfig | Callable[[Tensor, Tensor], Solution | Tensor]
@@ -62,6 +63,7 @@ def edit_prompt(
     placement: Placement | None = None,
     method: Method | None = None,
     whole: bool = False,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **request: Any,
 ) -> Edit:
@@ -73,7 +75,8 @@ def edit_prompt(
     `Settings.of` takes); or a request made before; or a whole trajectory, drawn before or found by
     lsvd.sampling.inversion.invert, whose own request holds then, for the target as well. placement: where x and z are
     taken. method: how they are integrated. None takes the backbone's entry for either. whole: draw source and target to
-    their ends as well, to see their pictures.
+    their ends as well, to see their pictures. max_memory: as for `lsvd.sampling.trajectory.run`, for all three
+    trajectories together.
 
     Raises ValueError for bad arguments, a z off the schedule or from before the branch, or prompts that are all the
     same. Warns of a trajectory that was made without guidance: the target prompt is hardly heard then.
@@ -89,8 +92,11 @@ def edit_prompt(
         raise ValueError("only a part of the source trajectory is there: edit the whole one")
     places = (placement or Placement()).filled(backbone.entry).on(schedule)
     ends = (None, None) if whole else (places.t, None if places.same_level else places.t_target)
-    x_walk, z_walk = draw_pair(backbone, walk or settings, target, places, ends, progress=progress)
-    return edit_between(backbone, x_walk, z_walk, places, method, progress=progress)
+    lengths = [schedule.end(0, until) + 1 for until in ends] + [len(schedule) + 1 - schedule.step_of(places.t)]
+    Limit.of(backbone, max_memory).check(len(settings.seeds), sum(lengths))  # before anything is drawn
+    shared = {"max_memory": max_memory, "progress": progress}
+    x_walk, z_walk = draw_pair(backbone, walk or settings, target, places, ends, **shared)
+    return edit_between(backbone, x_walk, z_walk, places, method, **shared)
 
 
 def edit_between(
@@ -100,6 +106,7 @@ def edit_between(
     places: Places,
     method: Method | None = None,
     *,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Edit:
     """The edit that takes x and z from two trajectories: every edit, of users, studies and benchmarks, is made here.
@@ -113,7 +120,7 @@ def edit_between(
     config = method if isinstance(method, AVIConfig) else getattr(method, "config", None)
     solution = result if isinstance(result, Solution) else None
     y = result if solution is None else solution.y
-    edited = resume(backbone, source, places.t, y, progress=progress)
+    edited = resume(backbone, source, places.t, y, max_memory=max_memory, progress=progress)
     return Edit(source, target, edited, places, solution, config)
 
 
@@ -164,6 +171,7 @@ def draw_pair(
     ends: tuple[float | None, float | None],
     *,
     together: bool | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> tuple[Trajectory, Trajectory]:
     """Source and target trajectory, each down to its end of `ends`, None for x_0; target: its prompts.
@@ -175,18 +183,19 @@ def draw_pair(
     settings = source if walk is None else walk.settings
     # a branch lets a solver begin again, for the batch as a whole: not for a source that goes on as it was
     apart = places.t_branch is not None and remembers(backbone.prepared(settings.steps))
+    shared = {"max_memory": max_memory, "progress": progress}
     if walk is None and not apart and (together or (together is None and _gains(backbone.device))):
         try:
-            return _together(backbone, settings, target, places.t_branch, ends, progress)
+            return _together(backbone, settings, target, places.t_branch, ends, **shared)
         except RuntimeError as error:
             if together or not out_of_memory(error):
                 raise
     until, until_target = ends
-    walk = walk or draw(backbone, settings, until=until, progress=progress)
+    walk = walk or draw(backbone, settings, until=until, **shared)
     if places.t_branch is not None:
-        return walk, branch(backbone, walk, places.t_branch, target, until=until_target, progress=progress)
+        return walk, branch(backbone, walk, places.t_branch, target, until=until_target, **shared)
     wanted = settings.with_prompts(backbone, target)
-    return walk, draw(backbone, wanted, codes=walk.codes[0], until=until_target, progress=progress)
+    return walk, draw(backbone, wanted, codes=walk.codes[0], until=until_target, **shared)
 
 
 def _gains(device: torch.device) -> bool:
@@ -200,16 +209,16 @@ def _together(
     target: str | Sequence[str],
     t_branch: float | None,
     ends: tuple[float | None, float | None],
-    progress: bool,
+    **shared: Any,
 ) -> tuple[Trajectory, Trajectory]:
     """As `draw_pair`, in one batch of twice as many pictures, both down to the later of their ends."""
     n, until = len(source.seeds), None if None in ends else min(ends)
     twice = source.rows([*range(n), *range(n)])
     both = replace(twice, prompts=source.prompts + source.with_prompts(backbone, target).prompts)
     if t_branch is None:
-        walk = draw(backbone, both, until=until, progress=progress)
+        walk = draw(backbone, both, until=until, **shared)
     else:
-        head = draw(backbone, source, until=t_branch, progress=progress)
+        head = draw(backbone, source, until=t_branch, **shared)
         head = replace(head, settings=twice, codes=head.codes.repeat(1, 2, 1, 1, 1))
-        walk = branch(backbone, head, t_branch, both.prompts, until=until, progress=progress)
+        walk = branch(backbone, head, t_branch, both.prompts, until=until, **shared)
     return walk.rows(slice(n)), walk.rows(slice(n, None))

@@ -17,11 +17,11 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.avi import losses
 from lsvd.avi.exact import AVIConfig, Parts, Solution, assemble, choose, integrate, quadratic
 from lsvd.avi.losses import Lambdas
+from lsvd.progress import bar
 
 Layout = Literal["per channel", "joint"]
 NOTHING = 1e-9
@@ -135,7 +135,7 @@ def _trained(
     best, least = sigma, torch.full(sigma.shape[:-1], torch.inf, dtype=sigma.dtype, device=sigma.device)
     done = torch.zeros_like(least, dtype=torch.bool)
     curve, marks = [], deque(maxlen=training.window + 1)
-    with tqdm(total=training.steps, desc="training", disable=not progress, leave=False) as bar:
+    with bar(total=training.steps, desc="training", progress=progress) as shown:
         for step in range(training.steps + 1):
             prediction = _predict(layers, inputs).view_as(sigma)
             value = loss(prediction)
@@ -153,7 +153,7 @@ def _trained(
             adam.zero_grad()
             value.sum().backward()
             adam.step()
-            bar.update()
+            shown.update()
     return best, torch.stack(curve), done.all(-1)
 
 

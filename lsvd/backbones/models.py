@@ -5,6 +5,7 @@ itself in [-1, 1]. Pictures are float32 in [0, 1], shape (B, 3, height, width).
 """
 
 import re
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -421,6 +422,14 @@ class Unconditional(Backbone):
 
 
 _LENT: WeakKeyDictionary[DiffusionPipeline, SchedulerMixin] = WeakKeyDictionary()
+_LOCKS: WeakKeyDictionary[DiffusionPipeline, threading.RLock] = WeakKeyDictionary()
+_GUARD = threading.Lock()
+
+
+def _alone(pipe: DiffusionPipeline) -> threading.RLock:
+    """The lock of a pipeline: while it runs it keeps its request in its own attributes, so threads take turns."""
+    with _GUARD:
+        return _LOCKS.setdefault(pipe, threading.RLock())
 
 
 def _own_scheduler(pipe: DiffusionPipeline) -> SchedulerMixin:
@@ -430,14 +439,15 @@ def _own_scheduler(pipe: DiffusionPipeline) -> SchedulerMixin:
 
 @contextmanager
 def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
-    """Run a pipeline with another scheduler, and give it its own back."""
-    sampler = _LENT[pipe] = _own_scheduler(pipe)
-    pipe.scheduler = scheduler
-    try:
-        yield
-    finally:
-        pipe.scheduler = sampler
-        del _LENT[pipe]
+    """Run a pipeline with another scheduler, one thread at a time, and give it its own back."""
+    with _alone(pipe):
+        sampler = _LENT[pipe] = _own_scheduler(pipe)
+        pipe.scheduler = scheduler
+        try:
+            yield
+        finally:
+            pipe.scheduler = sampler
+            del _LENT[pipe]
 
 
 @contextmanager

@@ -5,14 +5,18 @@ Defaults of the edit and of drawing are the backbone's, or those that a saved at
 
 import argparse
 import io
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lsvd.backbones.models import Backbone
+    from lsvd.sampling.trajectory import Trajectory
+
+LONGEST = 65500  # pixels of a side that a JPEG file can have
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff")
 
@@ -51,13 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, help="number of steps of the sampler")
     add("--guidance", type=float, help="strength of the prompts (classifier-free guidance scale)")
     add("--device", default="cpu", help="where to compute, as torch names it (cpu)")
+    add("--max-memory", metavar="GB", type=float, help="what drawing may take; many seeds are drawn in parts (8)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw the source prompt's pictures, edited, and write them. Raises ValueError or OSError for bad input."""
     _check(options)
-
-    import torch
 
     from lsvd import avi, backbones
     from lsvd.avi import attribute
@@ -72,9 +75,13 @@ def run(options: argparse.Namespace) -> None:
     backbone = backbones.load(options.backbone, options.device)
     seeds, strengths = options.seed or [0], options.strength or [1.0]
     strengths = strengths if len(strengths) > 1 else strengths[0]
-    # an explicit switch would overrule the variable
-    progress = sys.stderr.isatty() and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
-    drawing = {"steps": options.steps, "guidance": options.guidance, "progress": progress}
+    size = (len(seeds) * backbone.size[0], (3 if options.compare else 1) * backbone.size[1])
+    if SUFFIXES[options.out.suffix.lower()] == "JPEG" and max(size) > LONGEST:
+        raise ValueError(f"a JPEG file has sides of at most {LONGEST} pixels, not {size}: write a PNG, or fewer seeds")
+    shared = {"progress": sys.stderr.isatty()}
+    if options.max_memory is not None:
+        shared["max_memory"] = options.max_memory
+    drawing = {"steps": options.steps, "guidance": options.guidance, **shared}
     drawing |= {"negative_prompt": options.negative} if options.negative is not None else {}
     if saved:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
@@ -89,24 +96,36 @@ def run(options: argparse.Namespace) -> None:
             learned.save(options.save)
         edited = result.edited
         if strengths != 1:
-            edited = attribute.apply_to(backbone, result.source, learned, strengths, progress=progress)
+            edited = attribute.apply_to(backbone, result.source, learned, strengths, **shared)
         target = result.target
         if options.compare and result.places.t_branch is not None:
             target = trajectory.run(backbone, options.to, seeds, **drawing)
         walks = (result.source, target, edited)
-    columns = [backbone.decode(walk.final) for walk in (walks if options.compare else walks[-1:])]
-    # a row for each seed
-    whole = torch.cat([torch.cat(list(row), dim=-1) for row in zip(*columns, strict=True)], dim=-2)
-    files.write_bytes(options.out, encoded(whole, SUFFIXES[options.out.suffix.lower()]))
+    pixels = sheet(backbone, walks if options.compare else walks[-1:])
+    files.write_bytes(options.out, encoded(pixels, SUFFIXES[options.out.suffix.lower()]))
 
 
-def encoded(picture: "Tensor", kind: str) -> bytes:
-    """A picture, shape (3, height, width) in [0, 1], as the bytes of a PNG or JPEG file."""
+def sheet(backbone: "Backbone", walks: "Sequence[Trajectory]") -> "Tensor":
+    """The pictures of trajectories, a column each, with a row for each seed: shape (height, width, 3), bytes."""
+    import torch
+
+    (height, width), rows = backbone.size, len(walks[0].settings.seeds)
+    pixels = torch.empty(rows, height, len(walks), width, 3, dtype=torch.uint8)
+    for column, walk in enumerate(walks):
+        row = 0
+        for codes in walk.final.split(16):  # as bytes at once, a fourth of what is decoded
+            pictures = backbone.decode(codes).mul(255).round().byte()
+            pixels[row : row + len(codes), :, column] = pictures.permute(0, 2, 3, 1).cpu()
+            row += len(codes)
+    return pixels.view(rows * height, len(walks) * width, 3)
+
+
+def encoded(pixels: "Tensor", kind: str) -> bytes:
+    """A picture, shape (height, width, 3), bytes, as those of a PNG or JPEG file."""
     from PIL import Image
 
     data = io.BytesIO()
-    pixels = picture.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(pixels).save(data, format=kind, quality=95)
+    Image.fromarray(pixels.numpy()).save(data, format=kind, quality=95)
     return data.getvalue()
 
 

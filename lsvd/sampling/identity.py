@@ -48,8 +48,8 @@ def identity(backbone: Backbone) -> dict[str, Any]:
     """What in a backbone determines its results, for the settings of `remember`: a dict that JSON can hold.
 
     Weights, scheduler class and config, dtype, versions of the libraries, this package's sampling code, hooks, and what
-    rounding depends on: the device, and on a CPU the number of threads. Two machines of the same description agree to
-    rounding.
+    rounding depends on: the device, on a CPU the number of threads, and autocast. Two machines of the same description
+    agree to rounding.
     """
     scheduler, device = backbone.scheduler, backbone.device
     if device.type == "cpu":
@@ -57,6 +57,8 @@ def identity(backbone: Backbone) -> dict[str, Any]:
         machine = f"cpu {platform.machine()} {instructions}, {threads} threads"
     else:
         machine = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+    if torch.is_autocast_enabled(device.type):
+        machine += f", autocast to {torch.get_autocast_dtype(device.type)}"
     return {
         "weights": weights(backbone),
         "scheduler": origin(type(scheduler)),

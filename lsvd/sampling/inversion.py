@@ -22,11 +22,11 @@ from diffusers import (
     SchedulerMixin,
 )
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, remembers, starting_at
 from lsvd.decomposition.svd import double
+from lsvd.progress import bar
 from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
 
 MEMORY = 5  # how many codes before the last are mixed
@@ -151,7 +151,7 @@ def _stepwise(
     else:
         walk = final.expand(count + 1, *final.shape).clone()
     if iterations:
-        for i in tqdm(range(count - 1, -1, -1), disable=not progress, desc="inverting", leave=False):
+        for i in bar(range(count - 1, -1, -1), progress=progress, desc="inverting"):
             start = walk[i + 1] if inverse is None else walk[i]
             walk[i], residual[i] = _solve(backbone, settings, i, start, walk[i + 1], iterations, tolerance)
     return walk, residual
@@ -182,7 +182,7 @@ def _whole(
     best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
     tried, moves = [], []
     rounds = iterations // 2
-    for number in tqdm(range(rounds + 1), disable=not progress, desc="inverting", leave=False):
+    for number in bar(range(rounds + 1), progress=progress, desc="inverting"):
         if not x.isfinite().all():
             break
         walk = denoise(backbone, settings, schedule, 0, len(schedule), x).codes

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 from diffusers import SchedulerMixin
-from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
 from lsvd.paths import build
+from lsvd.progress import bar
 from lsvd.sampling.identity import identity
 from lsvd.sampling.trajectory import Settings, Trajectory, draw
 from lsvd.storage import results
@@ -56,9 +56,7 @@ def trajectories(
     home = Path(folder or build("cache", "trajectories")) / results.safe(backbone.name)
     parts, keeping, schedule = [], True, backbone.schedule(settings.steps)
     n = len(schedule.timesteps)
-    for start in tqdm(
-        range(0, len(settings.seeds), batch), desc=backbone.name, unit="chunk", disable=not progress, leave=False
-    ):
+    for start in bar(range(0, len(settings.seeds), batch), desc=backbone.name, unit="chunk", progress=progress):
         rows = slice(start, start + batch)
         label = results.label_of({**shared, "prompts": settings.prompts[rows], "seeds": settings.seeds[rows]})
         codes = Spec((n + 1, len(settings.seeds[rows]), *backbone.latent_shape), backbone.dtype)

@@ -8,21 +8,22 @@ the same picture in a batch to rounding only.
 
 import json
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.backbones import calls
 from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
-from lsvd.checks import check_seeds, mix
+from lsvd.checks import check_seeds, check_text, mix
+from lsvd.progress import bar
 from lsvd.sampling.identity import weights
+from lsvd.sampling.memory import MAX_MEMORY, Limit
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def run(
     negative_prompt: str | Sequence[str] | None = None,
     codes: Tensor | None = None,
     until: float | Tensor | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **call_kwargs: Any,
 ) -> Trajectory:
@@ -158,17 +160,19 @@ def run(
     prompts: one for all or one per seed; None for unconditional models. steps, guidance: the backbone's defaults if
     None. eta: 0 for the deterministic DDIM, 1 for as much noise as DDPM (DDIM schedulers only). negative_prompt: as
     prompts. codes: x_T to start from, shape (B, C, H, W), instead of the seeds' noise. until: the timestep to stop at,
-    whose code is the last that is kept; None for the end. call_kwargs: what else the pipeline's own call takes, such as
-    guidance_rescale or clip_skip. Draw `backbone.decode(trajectory.final)`.
+    whose code is the last that is kept; None for the end. max_memory: GB that codes and computing may take together;
+    more pictures than fit are drawn in chunks (lsvd.sampling.memory). call_kwargs: what else the pipeline's own call
+    takes, such as guidance_rescale or clip_skip. Draw `backbone.decode(trajectory.final)`.
 
     With eta = 0 the result is that of the plain diffusers pipeline with one generator per picture, bit for bit. Noise
     added on the way comes from a generator seeded by (seed, step), so that it is the same when taken up again; the
-    plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments.
+    plain pipeline goes on with its first generator instead. Raises ValueError for bad arguments, and where the codes
+    themselves take more than half of max_memory.
     """
     settings = Settings.of(
         backbone, prompts, seeds, steps, guidance, eta, negative_prompt=negative_prompt, **call_kwargs
     )
-    return draw(backbone, settings, codes=codes, until=until, progress=progress)
+    return draw(backbone, settings, codes=codes, until=until, max_memory=max_memory, progress=progress)
 
 
 def draw(
@@ -177,13 +181,15 @@ def draw(
     *,
     codes: Tensor | None = None,
     until: float | Tensor | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Trajectory:
     """As `run`, from settings that were checked when they were made. Raises ValueError for bad codes or timesteps."""
     schedule = backbone.schedule(settings.steps)
-    n = len(settings.seeds)
+    n, end = len(settings.seeds), schedule.end(0, until)
+    Limit.of(backbone, max_memory).check(n, end + 1)
     x = backbone.noise(settings.seeds) * schedule.sigma if codes is None else backbone.check_codes(codes, n)
-    return denoise(backbone, settings, schedule, 0, schedule.end(0, until), x, None, progress)
+    return denoise(backbone, settings, schedule, 0, end, x, max_memory=max_memory, progress=progress)
 
 
 def resume(
@@ -194,6 +200,7 @@ def resume(
     prompts: str | Sequence[str] | None = None,
     *,
     until: float | Tensor | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Trajectory:
     """Take a trajectory up again at timestep t with the code given, or with its own x_t; returns its part from t on.
@@ -222,7 +229,8 @@ def resume(
     if first and not kept:
         check_takes_codes(backbone.scheduler)
     replay = _replay(walk, schedule, first) if kept and remembers(backbone.prepared(settings.steps)) else None
-    return denoise(backbone, asked, schedule, first, schedule.end(first, until), code, replay, progress)
+    end = schedule.end(first, until)
+    return denoise(backbone, asked, schedule, first, end, code, replay, max_memory=max_memory, progress=progress)
 
 
 def _is_kept(walk: Trajectory, schedule: Schedule, step: int, code: Tensor) -> bool:
@@ -250,6 +258,7 @@ def branch(
     prompts: str | Sequence[str],
     *,
     until: float | Tensor | None = None,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Trajectory:
     """The source trajectory with other prompts from timestep t on, from x_T to x_0, or to timestep `until`.
@@ -259,7 +268,7 @@ def branch(
     """
     if source.timesteps[0] != backbone.schedule(source.settings.steps).timesteps[0]:
         raise ValueError("only a part of the source trajectory is there: branch off the whole one")
-    later = resume(backbone, source, t, prompts=prompts, until=until, progress=progress)
+    later = resume(backbone, source, t, prompts=prompts, until=until, max_memory=max_memory, progress=progress)
     return joined(source, later)
 
 
@@ -324,38 +333,63 @@ def denoise(
     end: int,
     code: Tensor,
     replay: Tensor | None = None,
+    *,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
 ) -> Trajectory:
-    """Denoise from step `first` to the start of step `end`. With `replay`, the codes of the steps before `first`, from
-    the first of these on, those put in."""
-    # copies, laid out as a fresh tensor is: how a convolution rounds depends on strides and alignment too
-    code = code.clone(memory_format=torch.contiguous_format)
+    """Denoise from step `first` to the start of step `end`, in chunks of pictures that fit into memory.
+
+    With `replay`, the codes of the steps before `first`, from the first of these on, those put in. Raises ValueError
+    where the result takes more than half of max_memory.
+    """
+    limit, count = Limit.of(backbone, max_memory), len(code)
+    limit.check(count, end - first + 1)
     codes = code.new_empty(end - first + 1, *code.shape)
     codes[0] = code
     part, restarts = schedule.part(first, end + 1), (0,) if replay is None else ()
     if end == first:
         return Trajectory(settings, part, codes, restarts)
+    chunks = [slice(start, start + limit.chunk) for start in range(0, count, limit.chunk)]
+    steps = end - first + (0 if replay is None else len(replay))
+    with bar(progress=progress, total=steps * len(chunks), desc=settings.backbone) as shown:
+        for rows in chunks:
+            own = settings if len(chunks) == 1 else settings.rows(rows)
+            before = None if replay is None else replay[:, rows]
+            _denoise(backbone, own, first, end, code[rows], before, codes[:, rows], shown.update)
+    return Trajectory(settings, part, codes, restarts)
+
+
+def _denoise(
+    backbone: Backbone,
+    settings: Settings,
+    first: int,
+    end: int,
+    code: Tensor,
+    replay: Tensor | None,
+    codes: Tensor,
+    update: Callable[[], Any],
+) -> None:
+    """As `denoise`, of one chunk, into codes[1:]."""
+    # copies, laid out as a fresh tensor is: how a convolution rounds depends on strides and alignment too
+    code = code.clone(memory_format=torch.contiguous_format)
     begin = first if replay is None else first - len(replay)
     generators = [torch.Generator() for _ in settings.seeds]
     _reseed(generators, settings.seeds, begin)
 
-    with tqdm(total=end - begin, disable=not progress, desc=settings.backbone, leave=False) as bar:
+    def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
+        after = begin + step + 1  # the step that x is the start of
+        if after < first:
+            x = replay[after - begin].clone(memory_format=torch.contiguous_format)
+        elif after == first:
+            x = code
+        else:
+            codes[after - first] = x
+        _reseed(generators, settings.seeds, after)
+        update()
+        return x
 
-        def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
-            after = begin + step + 1  # the step that x is the start of
-            if after < first:
-                x = replay[after - begin].clone()
-            elif after == first:
-                x = code
-            else:
-                codes[after - first] = x
-            _reseed(generators, settings.seeds, after)
-            bar.update()
-            return x
-
-        start = code if replay is None else replay[0].clone()
-        backbone.denoise(start, starting_at(backbone.scheduler, begin, end), settings, generators, on_step)
-    return Trajectory(settings, part, codes, restarts)
+    start = code if replay is None else replay[0].clone(memory_format=torch.contiguous_format)
+    backbone.denoise(start, starting_at(backbone.scheduler, begin, end), settings, generators, on_step)
 
 
 def _reseed(generators: list[torch.Generator], seeds: tuple[int, ...], step: int) -> None:
@@ -379,7 +413,7 @@ def sample(
     """
     whole = Settings.of(backbone, prompts, seeds, **request)
     pictures = []
-    for start in tqdm(range(0, len(whole.seeds), batch), disable=not progress, desc=backbone.name, leave=False):
+    for start in bar(range(0, len(whole.seeds), batch), progress=progress, desc=backbone.name):
         part = whole.rows(slice(start, start + batch))
         pictures.append(backbone.decode(draw(backbone, part).final).cpu())
     return torch.cat(pictures)
@@ -395,6 +429,8 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
     prompts = (prompts,) * count if isinstance(prompts, str) else tuple(prompts)
     if any(not isinstance(prompt, str) for prompt in prompts):
         raise ValueError("prompts are text: give a string, or one per seed")
+    for prompt in dict.fromkeys(prompts):
+        check_text(prompt, "the prompt")
     if len(prompts) != count:
         raise ValueError(f"{len(prompts)} prompts for {count} seeds: give one for all, or one per seed")
     backbone.check_prompts(prompts)
@@ -411,14 +447,14 @@ def _guidance(backbone: Backbone, guidance: float | None) -> float | None:
             raise ValueError(f"{backbone.name} is unconditional and takes no guidance: leave it out")
         return None
     guidance = backbone.entry.guidance if guidance is None else guidance
-    if not 0 <= guidance < float("inf"):
+    if not isinstance(guidance, SupportsFloat) or not 0 <= guidance < float("inf"):
         none = format(backbone.family.off, "g")
         raise ValueError(f"guidance {guidance} makes no sense: choose {none} for none, or a number above")
     return float(guidance)
 
 
 def _eta(backbone: Backbone, eta: float) -> float:
-    if not 0 <= eta <= 1:
+    if not isinstance(eta, SupportsFloat) or not 0 <= eta <= 1:
         raise ValueError(f"eta {eta} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
     if eta and not accepts(backbone.scheduler.step, "eta"):
         raise ValueError(f"{type(backbone.scheduler).__name__} takes no eta: leave it at 0, or use DDIMScheduler")

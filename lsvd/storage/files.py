@@ -6,6 +6,7 @@ folder removes. What cannot be written raises WriteError, what cannot be read Re
 """
 
 import csv
+import ctypes
 import errno
 import hashlib
 import io
@@ -15,6 +16,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -330,12 +332,25 @@ def _locked(path: Path) -> Iterator[None]:
         held.release()
 
 
+def swap(one: Path, other: Path) -> bool:
+    """Exchange two files or folders of one disk in one step; False, and nothing done, where the system cannot."""
+    try:
+        # AT_FDCWD and RENAME_EXCHANGE of Linux
+        return _RENAME is not None and _RENAME(-100, os.fsencode(one), -100, os.fsencode(other), 2) == 0
+    except ctypes.ArgumentError:
+        return False
+
+
+_RENAME = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+
+
 @contextmanager
 def replace_folder(path: str | Path) -> Iterator[Path]:
     """Fill a temporary folder, which takes path's place when the block ends well; if it fails, path is as before.
 
-    A folder cannot be swapped in one step everywhere: the old one is set aside first, and put back should the second
-    step fail. Files get the permissions that the umask leaves, whoever made them. Raises WriteError.
+    On Linux the two are swapped in one step, so a reader always finds one of them. Elsewhere the old one is set aside
+    first, and put back should the second step fail. Files get the permissions that the umask leaves, whoever made them.
+    Raises WriteError.
     """
     path = Path(path)
     temporary, aside = _neighbour(path), _neighbour(path, "old")
@@ -358,14 +373,15 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
                 file.chmod(allowed if file.is_dir() else allowed & 0o666)
                 _sync(file)
             had = path.exists()
-            if had:
-                os.replace(path, aside)
-            try:
-                os.replace(temporary, path)
-            except BaseException:
+            if not (had and swap(temporary, path)):
                 if had:
-                    os.replace(aside, path)
-                raise
+                    os.replace(path, aside)
+                try:
+                    os.replace(temporary, path)
+                except BaseException:
+                    if had:
+                        os.replace(aside, path)
+                    raise
             _sync(path.parent)
         writes[path.parent] += 1
     finally:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.avi.edit import codes_between, edit_between
 from lsvd.avi.placement import Placement
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_seeds
 from lsvd.paths import measurements
+from lsvd.progress import bar
 from lsvd.sampling import trajectory
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, resume
@@ -188,7 +188,7 @@ def _measure(
     x_walk = trajectories(backbone, source, seeds)
     before = backbone.decode(x_walk.final)
     reading, parts = rig.judge.read(before), []
-    for way in tqdm(ways, desc=prompt, disable=not progress, leave=False):
+    for way in bar(ways, desc=prompt, progress=progress):
 
         def one(way: Way = way) -> results.Tensors:
             z_walk = target_walk(backbone, x_walk, prompt, way)

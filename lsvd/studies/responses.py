@@ -13,12 +13,12 @@ from operator import index
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
 from lsvd.checks import check_seeds, mix
 from lsvd.decomposition.svd import svd
+from lsvd.progress import bar
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.testbed.effects import moves
 from lsvd.testbed.reader import Reader, Reading
@@ -194,7 +194,7 @@ def _finish(
         )
     owners = torch.arange(len(s.seeds)).repeat(len(codes)).split(batch)
     parts = zip(owners, codes.flatten(0, 1).split(batch), strict=True)
-    for rows, part in tqdm(parts, total=len(owners), desc=s.backbone, disable=not progress, leave=False):
+    for rows, part in bar(parts, total=len(owners), desc=s.backbone, progress=progress):
         yield rows, backbone.decode(resume(backbone, s.rows(rows.tolist()), t, part).final)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from lsvd import backbones
 from lsvd.backbones.configs import scheduler_text
@@ -23,6 +22,7 @@ from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import EMBEDDED
 from lsvd.checks import check_seeds, known, whole
 from lsvd.paths import measurements
+from lsvd.progress import bar
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
@@ -91,7 +91,7 @@ def survey(
     """
     seeds, parts = check_seeds(seeds), []
     chunks = range(0, len(seeds), CHUNK)
-    for start in tqdm(chunks, desc=backbone.name, unit="chunk", disable=not progress, leave=False):
+    for start in bar(chunks, desc=backbone.name, unit="chunk", progress=progress):
         chunk = seeds[start : start + CHUNK]
         # a chunk that is not full may be the beginning of one that was measured
         full = (*chunk, *range(chunk[-1] + 1, chunk[-1] + 1 + CHUNK - len(chunk)))

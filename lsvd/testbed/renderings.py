@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.checks import mix
+from lsvd.progress import bar
 from lsvd.storage import cache
 from lsvd.storage.files import write_bytes
 from lsvd.testbed.scenes import scene as scene_module
@@ -169,7 +169,7 @@ def fill(
     files = [home / f"{number:05d}.npy" for number in range(parts)]
     whole = {file: [file, *(file.with_suffix(suffix) for suffix in beside)] for file in files}
     missing = [number for number, file in enumerate(files) if not all(member.exists() for member in whole[file])]
-    for number in tqdm(missing, desc=title, unit="chunk", disable=not (progress and missing), leave=False):
+    for number in bar(missing, desc=title, unit="chunk", progress=progress and bool(missing)):
         buffer = io.BytesIO()
         np.save(buffer, make(number))
         write_bytes(files[number], buffer.getvalue())

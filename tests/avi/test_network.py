@@ -206,7 +206,7 @@ def test_it_trains_in_inference_mode(norm):
         assert not found.solution.a.requires_grad
 
 
-def test_a_bar_only_if_asked(capsys):
+def test_a_bar_only_if_asked(capsys, bars):
     x, z = codes(8, (1, 8, 8))
     fit(x, z)
     assert capsys.readouterr() == ("", "")

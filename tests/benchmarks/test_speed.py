@@ -99,7 +99,7 @@ def test_what_is_short_is_called_often():
     assert 0 < speed._seconds(lambda: calls.append(1)) < 0.01 and len(calls) > 20
 
 
-def test_silent_unless_asked(capsys):
+def test_silent_unless_asked(capsys, bars):
     work = Comparison(lambda: 1, lambda: 1, lambda a, b: True, "")
     compare("work", work, 6)
     assert capsys.readouterr() == ("", "")

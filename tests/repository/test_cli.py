@@ -179,8 +179,8 @@ def test_formats(run, name, kind):
 
 
 def test_a_png_holds_the_picture_exactly():
-    values = torch.randint(256, (3, 5, 7), generator=torch.Generator().manual_seed(0))
-    assert np.array_equal(pixels(io.BytesIO(encoded(values / 255, "PNG"))), values.permute(1, 2, 0).numpy())
+    values = torch.randint(256, (5, 7, 3), generator=torch.Generator().manual_seed(0)).byte()
+    assert np.array_equal(pixels(io.BytesIO(encoded(values, "PNG"))), values.numpy())
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_bad_input_is_one_sentence(run, tmp_path, capsys, arguments, problem):
     (tmp_path / "file").write_text("not a folder, nor an attribute")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file.png").write_text("not a picture")
-    (tmp_path / "locked.png").write_bytes(encoded(torch.zeros(3, 8, 8), "PNG"))
+    (tmp_path / "locked.png").write_bytes(encoded(torch.zeros(8, 8, 3, dtype=torch.uint8), "PNG"))
     (tmp_path / "locked.png").chmod(0o444)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     assert run(*arguments) == 1

@@ -550,7 +550,7 @@ def test_the_default_folder(pixels, tmp_path, monkeypatch):
     assert {f.parent for f in files(tmp_path)} == {tmp_path / "build" / "cache" / "trajectories" / pixels.name}
 
 
-def test_silent_unless_asked(pixels, tmp_path, capsys):
+def test_silent_unless_asked(pixels, tmp_path, capsys, bars):
     draw(pixels, tmp_path)
     assert capsys.readouterr() == ("", "")
     draw(pixels, tmp_path, progress=True)

@@ -289,11 +289,13 @@ def stop(*_):
     raise RuntimeError("stop")
 
 
-def test_silent_unless_asked(backbone, capsys):
+@pytest.mark.parametrize("variable", [None, "", "0", "1"])
+def test_silent_unless_asked(backbone, capsys, monkeypatch, variable):
     draw(backbone, steps=2)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.delenv("TQDM_DISABLE") if variable is None else monkeypatch.setenv("TQDM_DISABLE", variable)
     draw(backbone, steps=2, progress=True)
-    assert backbone.name in capsys.readouterr().err
+    assert (backbone.name in capsys.readouterr().err) == (variable != "1")
 
 
 def test_timesteps_off_the_schedule(backbone):

@@ -90,6 +90,39 @@ def test_folder_replaces_whole(tmp_path):
     assert leftovers(path / "sub") == ["two"] and leftovers(tmp_path) == ["weights"]
 
 
+def test_folders_replace_one_another_without_a_swap_too(tmp_path, no_swap):
+    test_folder_replaces_whole(tmp_path)
+
+
+READER = """
+import os, sys
+path, seen = sys.argv[1], set()
+print("reading", flush=True)
+while not os.path.exists(path + " done"):
+    try:
+        seen.update(os.listdir(path))
+    except FileNotFoundError:
+        seen.add("missing")
+print(*sorted(seen))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two folders in one step")
+def test_a_reader_never_finds_a_folder_missing(tmp_path):
+    path = tmp_path / "weights"
+    with files.replace_folder(path) as new:
+        (new / "file").touch()
+    assert files.swap(path, path), "the disk of temporary files cannot exchange folders"
+    with subprocess.Popen([sys.executable, "-c", READER, str(path)], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout.readline() == "reading\n"
+        for _ in range(100):
+            with files.replace_folder(path) as new:
+                (new / "file").touch()
+        (tmp_path / "weights done").touch()
+        assert reader.stdout.read() == "file\n"
+    assert leftovers(tmp_path) == ["weights", "weights done"]
+
+
 def test_folder_stays_when_the_block_fails(tmp_path):
     path = tmp_path / "weights"
     with files.replace_folder(path) as new:
@@ -104,7 +137,13 @@ def test_folder_stays_when_the_block_fails(tmp_path):
     assert leftovers(path) == ["good"] and leftovers(tmp_path) == ["weights"]
 
 
-def test_folder_is_put_back_when_the_swap_fails(tmp_path, monkeypatch):
+@pytest.fixture
+def no_swap(monkeypatch):
+    """As on a system that cannot exchange two folders in one step."""
+    monkeypatch.setattr(files, "swap", lambda one, other: False)
+
+
+def test_folder_is_put_back_when_the_swap_fails(tmp_path, monkeypatch, no_swap):
     path = tmp_path / "weights"
     with files.replace_folder(path) as new:
         (new / "good").touch()
@@ -251,6 +290,7 @@ def test_a_folder_that_was_set_aside_is_put_back(tmp_path):
     with files.replace_folder(path) as new:
         (new / "weights").write_bytes(b"old")
     code = KILLED.replace("def die(*args):", "real = os.replace\ndef die(a, b):\n    real(a, b)")
+    code = code.replace("setattr(", "files.swap = lambda *args: False\nsetattr(", 1)
     assert subprocess.run([sys.executable, "-c", code, str(path), "replace", "folder"]).returncode == -9
     assert not path.exists()
     files.check_writable(tmp_path / "another")

@@ -7,7 +7,7 @@ from lsvd.testbed import renderings
 from lsvd.testbed.scenes.cats import CATS
 
 
-def test_silent_unless_asked(tmp_path, capsys):
+def test_silent_unless_asked(tmp_path, capsys, bars):
     def part(number):
         return np.full(2, number)
 
@@ -27,7 +27,7 @@ def test_silent_unless_asked(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_bar_counts_what_is_missing(tmp_path, capsys):
+def test_the_bar_counts_what_is_missing(tmp_path, capsys, bars):
     made = []
 
     def stop(number):

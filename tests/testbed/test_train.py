@@ -579,9 +579,9 @@ def test_damaged_renderings_are_named(tmp_path):
 
 
 def test_the_command_line_explains_what_is_missing(tmp_path):
-    with pytest.raises(SystemExit, match="mini-cats: .*checkpoint.safetensors does not exist: train first"):
+    with pytest.raises(ValueError, match="mini-cats: .*checkpoint.safetensors does not exist: train first"):
         train.main(["mini-cats", "--export", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
-    with pytest.raises(SystemExit, match="mini-cats: cannot begin with the weights of mini-cats"):
+    with pytest.raises(ValueError, match="mini-cats: cannot begin with the weights of mini-cats"):
         train.main(["mini-cats", "--from-shipped", "--runs", str(tmp_path), "--weights", str(tmp_path / "w")])
     with pytest.raises(SystemExit) as exit_code:
         train.main(["no-such-model"])
@@ -674,7 +674,7 @@ def test_weights_that_ship_are_replaced_only_on_purpose(toy):
 
 
 def test_a_part_is_published_with_the_whole(toy):
-    with pytest.raises(SystemExit, match="part: part ships as a part of toy: train and publish toy"):
+    with pytest.raises(ValueError, match="part: part ships as a part of toy: train and publish toy"):
         toy.run("--publish", name="part")
     assert not list(toy.folder.iterdir())
     assert toy.run("--publish", name="all") == 0
@@ -682,7 +682,7 @@ def test_a_part_is_published_with_the_whole(toy):
 
 
 def test_training_can_begin_with_what_ships(toy):
-    with pytest.raises(SystemExit, match="toy: cannot begin with the weights of toy"):
+    with pytest.raises(ValueError, match="toy: cannot begin with the weights of toy"):
         toy.run("--from-shipped")
     toy.run("--publish")
     began = load_file(toy.weights / "toy" / "w")
@@ -701,7 +701,7 @@ def test_numbers_are_positive(toy, option, capsys):
 
 def test_only_the_parameters_named_are_trained(toy):
     for bad, said in (("(", "is not a regular expression"), ("kernel", "no parameter's name has 'kernel' in it")):
-        with pytest.raises(SystemExit, match=f"toy: .*{said}"):
+        with pytest.raises(ValueError, match=f"toy: .*{said}"):
             toy.run("--only", bad)
     began = recipes.job("toy", RECIPE, toy.folder, toy.folder).model.state_dict()
     assert toy.run("--only", "bias$") == 0
@@ -719,7 +719,7 @@ def test_only_the_parameters_named_are_trained(toy):
 )
 def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch, refusal, said):
     monkeypatch.setattr(Toy, "refusal", refusal)
-    with pytest.raises(SystemExit, match=f"^toy: {said}; --export writes what the checkpoint holds$"):
+    with pytest.raises(ValueError, match=f"^toy: {said}; --export writes what the checkpoint holds$"):
         toy.run()
     monkeypatch.setattr(Toy, "refusal", None)
     assert toy.run("--export") == 0
@@ -732,12 +732,12 @@ def test_weights_that_cannot_be_written_are_explained_and_kept(toy, monkeypatch,
 def test_folders_in_the_way_are_explained_before_anything_is_computed(toy, monkeypatch):
     toy.runs.write_bytes(b"")
     monkeypatch.setattr(Toy, "loss", None)
-    with pytest.raises(SystemExit, match="toy: cannot write .*runs.*: a file stands where a folder is needed"):
+    with pytest.raises(ValueError, match="toy: cannot write .*runs.*: a file stands where a folder is needed"):
         toy.run()
 
 
 def test_a_device_that_is_not_there_is_explained(toy):
-    with pytest.raises(SystemExit, match="there is no device 'abacus' here"):
+    with pytest.raises(ValueError, match="there is no device 'abacus' here"):
         toy.run("--device", "abacus")
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
 
+from lsvd.progress import bar
 from lsvd.storage.files import WriteError, check_writable
 from lsvd.testbed.training.processes import Processes
 from lsvd.testbed.training.state import CHECKPOINT, Loss, Run, Score, Settings, identity
@@ -81,14 +81,14 @@ def fit(
     run, watch, losses = Run(model, settings, folder, identity(settings, recipe or {})), Watch(settings, pictures), []
     first = run.step
     model.train()
-    with _bar(run, processes) as bar, _asked_to_stop() as stopping:
+    with _bar(run, processes) as shown, _asked_to_stop() as stopping:
         while run.step < settings.steps:
             value, stop, late = run.learn(loss, processes, lambda: (watch.over() or stopping.is_set(), watch.late()))
             losses.append(value)
-            bar.update()
+            shown.update()
             if run.step % settings.log_every == 0:
                 row = run.note(losses, watch.lap(len(losses)))
-                bar.set_postfix(loss=row[0], pictures_per_second=row[-1], refresh=False)
+                shown.set_postfix(loss=row[0], pictures_per_second=row[-1], refresh=False)
                 losses.clear()
             done = run.step >= settings.steps
             if stop and not done:
@@ -104,10 +104,11 @@ def fit(
     return done
 
 
-def _bar(run: Run, processes: Processes) -> tqdm:
-    quiet = not (run.settings.progress and processes.first)
+def _bar(run: Run, processes: Processes):
     pause = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
-    return tqdm(total=run.settings.steps, initial=run.step, desc=run.name, mininterval=pause, disable=quiet)
+    progress = run.settings.progress and processes.first
+    options = {"total": run.settings.steps, "initial": run.step, "desc": run.name}
+    return bar(progress=progress, leave=True, mininterval=pause, **options)
 
 
 def _save(run: Run, processes: Processes) -> None:

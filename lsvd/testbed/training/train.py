@@ -148,7 +148,10 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0 if all that was asked for is done, 3 if it was stopped before."""
+    """The command line; 0 if all that was asked for is done, 3 if it was stopped before.
+
+    Raises ValueError, in one sentence that names the model, for what cannot be done.
+    """
     parser = argparse.ArgumentParser(prog="python -m lsvd train", description=__doc__)
     parser.add_argument("name", choices=[*RECIPES, "all"])
     count = _positive(int)
@@ -167,18 +170,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--publish", action="store_true", help="replace the weights that ship by the run's, when done")
     options = parser.parse_args(arguments)
     names = list(RECIPES) if options.name == "all" else [options.name]
-    try:
-        check_device(options.device)
-        processes = Processes(options.device)
-        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    check_device(options.device)
+    processes = Processes(options.device)
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
     for name in names:
         try:
             if not _run(name, options, processes):
                 return 3
         except (OSError, ValueError, FloatingPointError) as error:
-            raise SystemExit(f"{name}: {_first_line(error)}") from error
+            raise ValueError(f"{name}: {_first_line(error)}") from error
     return 0
 
 
@@ -204,8 +204,3 @@ def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
     if options.publish and work.part_of is None and processes.first:
         publish(work)
     return True
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    raise SystemExit(main())

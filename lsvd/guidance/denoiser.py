@@ -1,0 +1,191 @@
+"""The network of a pipeline with low-rank guidance: what it predicts for the prompt is moved towards the targets.
+
+The pipeline's own guidance then does the rest, whatever its formula.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsvd.backbones.families import Layout, unpack, pack
+from lsvd.guidance.conditioning import Conditioning, Network, NetworkCall, Path, dimension
+from lsvd.guidance.settings import LowRank
+from lsvd.guidance.triplets import check_rank, largest, leading
+
+
+class GuidedNetwork(Network):
+    """A network that predicts s + sum_j c_j P_k(g_j - s) for the prompt within a window of steps.
+
+    s and g_j are its predictions for the source prompt and target j, P_k keeps the leading triplets, c_j are the
+    strengths. Outside of the window, or with strengths of 0, it is the network itself. Within, the targets' pictures
+    are rows of the same batch where shapes allow it; a whole difference at strength 1 takes the targets' place in it.
+
+    place: the step of the schedule that is being taken, to be set before each. whole: whether pictures of a batch
+    depend on where they lie in it, as those of perturbed-attention guidance do: the batch is then run again for each
+    target.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        told: Conditioning,
+        strengths: Sequence[float],
+        settings: LowRank,
+        window: range,
+        layout: Layout,
+        shape: tuple[int, int, int],
+        whole: bool = False,
+    ):
+        super().__init__(network)
+        self.told, self.settings, self.window, self.whole = told, settings, window, whole
+        self.targets = [(target, c) for target, c in zip(told.targets, strengths, strict=True) if c]
+        self.layout, self.shape = layout, shape
+        height = shape[1] * (shape[0] if settings.channels == "together" else 1)
+        full = min(height, shape[2])
+        self.rank = full if settings.rank is None else check_rank(settings.rank, full)
+        self.complete = self.rank == full and settings.entries is None
+        self.begin(0)
+
+    def begin(self, place: int) -> None:
+        """Start a run at a step of the schedule."""
+        self.place = place
+        self._starts: dict[tuple[int, int], Tensor | None] = {}
+
+    def __call__(self, *args, **kwargs):
+        if not self.targets or self.place not in self.window:
+            return self.network(*args, **kwargs)
+        call = NetworkCall.of(self.network, args, kwargs)
+        blocks = self.told.blocks_of(call)
+        if not blocks:
+            return self.network(*args, **kwargs)
+        if self.complete and len(self.targets) == 1 and self.targets[0][1] == 1:
+            switched = self._switched(call, blocks, self.targets[0][0])
+            if switched is not None:
+                return self.network(**switched)
+        output, others = self._predictions(call, blocks)
+        predicted = _prediction(output)
+        for place, block in enumerate(blocks):
+            rows = self.told.block(block)
+            s = predicted[rows.start : rows.stop]
+            predicted = torch.cat([predicted[: rows.start], self._moved(s, [g[place] for g in others], block), predicted[rows.stop :]])
+        return _with_prediction(output, predicted)
+
+    def _predictions(self, call: NetworkCall, blocks: Sequence[int]) -> tuple[Any, list[list[Tensor]]]:
+        """The network's output of a call, and each target's prediction for each of the blocks."""
+        if self.whole:
+            output = self.network(**call.arguments)
+            switched = [self._switched(call, blocks, target) for target, _ in self.targets]
+            if any(each is None for each in switched):
+                raise ValueError("the prompts are of different lengths here, and cannot go in one batch: make them as long")
+            runs = [_prediction(self.network(**each)) for each in switched]
+            return output, [[run[self.told.block(b).start : self.told.block(b).stop] for b in blocks] for run in runs]
+        parts = [call.some(self.told.block(b), target) for target, _ in self.targets for b in blocks]
+        joint = _joined(call, parts)
+        if joint is None:  # prompts of other lengths
+            output = self.network(**call.arguments)
+            extra = [_prediction(self.network(**call.with_leaves(part))) for part in parts]
+        else:
+            output = self.network(**joint)
+            both = _prediction(output)
+            output, extra = _with_prediction(output, both[: call.rows]), list(both[call.rows :].split(self.told.count))
+        n = len(blocks)
+        return output, [extra[i * n : (i + 1) * n] for i in range(len(self.targets))]
+
+    def _switched(self, call: NetworkCall, blocks: Sequence[int], target: Mapping[Path, Any]) -> dict[str, Any] | None:
+        """The call with the target's prompt in place of the source's; None if it does not fit into the batch."""
+        if call.rows == self.told.count:
+            return call.with_leaves(target)
+        rows = {i for block in blocks for i in self.told.block(block)}
+        changed = {}
+        for path, value in call.leaves.items():
+            if path not in target:
+                continue
+            place, count = dimension(path, value, call.rows), self.told.count
+            if place is None or not _fits(value, target[path], place):
+                return None
+            # row i of a block is row i % count of the target
+            each = [_row(target[path] if i in rows else value, i % count if i in rows else i, place) for i in range(call.rows)]
+            changed[path] = torch.cat(each, place) if isinstance(value, Tensor) else [row for one in each for row in one]
+        return call.with_leaves(changed)
+
+    def _moved(self, s: Tensor, targets: Sequence[Tensor], block: int) -> Tensor:
+        """s + sum_j c_j P_k(g_j - s), of s's shape and dtype."""
+        strengths = [c for _, c in self.targets]
+        if self.complete and len(targets) == 1:
+            return torch.lerp(s, targets[0], strengths[0])
+        x = self._codes(s)
+        whole = torch.promote_types(s.dtype, torch.float32)
+        shift = torch.zeros_like(x, dtype=whole)
+        for j, (g, c) in enumerate(zip(targets, strengths, strict=True)):
+            d = self._codes(g).to(whole) - x.to(whole)
+            shift += c * self._part(d, (j, block))
+        moved = self._laid_out((x.to(whole) + shift).to(s.dtype), s)
+        # a predicted variance, which lies behind the prediction, stays the source's
+        return moved if moved.shape == s.shape else torch.cat([moved, s[:, moved.shape[1] :]], 1)
+
+    def _part(self, d: Tensor, key: tuple[int, int]) -> Tensor:
+        """What is added of a difference d, shape (B, C, H, W)."""
+        settings = self.settings
+        together = d.flatten(1, 2).unsqueeze(1) if settings.channels == "together" else d
+        part = together
+        if self.rank < min(together.shape[-2:]):
+            part, self._starts[key] = leading(together, self.rank, self._starts.get(key))
+        part = part.reshape(d.shape)
+        return part if settings.entries is None else largest(part, settings.entries)
+
+    def _codes(self, prediction: Tensor) -> Tensor:
+        """A prediction as codes (B, C, H, W), without a variance that is predicted as well."""
+        if self.layout != "grid":
+            return unpack(prediction, self.layout, self.shape)
+        return prediction.reshape(len(prediction), -1, *self.shape[1:])[:, : self.shape[0]]
+
+    def _laid_out(self, codes: Tensor, like: Tensor) -> Tensor:
+        if self.layout != "grid":
+            return pack(codes, self.layout)
+        return codes.reshape(len(codes), -1, *like.shape[2:])
+
+
+def _prediction(output: Any) -> Tensor:
+    """The prediction in a network's output, one row per picture."""
+    first = output[0] if isinstance(output, tuple) else output.sample
+    return torch.stack(list(first)) if isinstance(first, list | tuple) else first
+
+
+def _with_prediction(output: Any, prediction: Tensor) -> Any:
+    """A network's output with another prediction."""
+    if not isinstance(output, tuple):
+        return type(output)(sample=prediction)
+    listed = isinstance(output[0], list | tuple)
+    return (list(prediction.unbind()) if listed else prediction, *output[1:])
+
+
+def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[str, Any] | None:
+    """A call with further rows; None if they do not fit into one batch."""
+    leaves, count = call.leaves, call.rows
+    changed = {}
+    for path, value in leaves.items():
+        place, more = dimension(path, value, count), [part[path] for part in parts]
+        if place is None:
+            if any(each is not value for each in more):
+                return None
+        elif not all(_fits(value, each, place) for each in more):
+            return None
+        elif isinstance(value, Tensor):
+            changed[path] = torch.cat([value, *more], place)
+        else:
+            changed[path] = [row for rows in (value, *more) for row in rows]
+    return call.with_leaves(changed)
+
+
+def _fits(value: Any, other: Any, place: int) -> bool:
+    """Whether the rows of two arguments can be in one batch."""
+    if not isinstance(value, Tensor):
+        return True
+    sizes = [[n for i, n in enumerate(each.shape) if i != place] for each in (value, other)]
+    return sizes[0] == sizes[1]
+
+
+def _row(value: Any, i: int, place: int) -> Any:
+    return value.narrow(place, i, 1) if isinstance(value, Tensor) else [value[i]]

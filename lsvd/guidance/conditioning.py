@@ -270,10 +270,12 @@ def _block_differs(a: NetworkCall, b: NetworkCall, places: set[Path], block: int
         if any(dimension(path, each.get(path), a.rows) is None for each in (one, other)):
             continue
         x, y = (take(path, each[path], a.rows, rows) for each in (one, other))
-        if isinstance(x, Tensor) and x.ndim > 1 and x.shape != y.shape:
-            along = next(i for i in range(x.ndim) if x.shape[i] != y.shape[i])
-            length = min(x.shape[along], y.shape[along])
-            x, y = x.narrow(along, 0, length), y.narrow(along, 0, length)
+        if isinstance(x, Tensor) and x.shape != y.shape:
+            along = [i for i in range(x.ndim) if x.shape[i] != y.shape[i]]
+            if len(along) > 1:  # a mask of pairs of positions
+                continue
+            length = min(x.shape[along[0]], y.shape[along[0]])
+            x, y = x.narrow(along[0], 0, length), y.narrow(along[0], 0, length)
         if not same(x, y):
             return True
     return False

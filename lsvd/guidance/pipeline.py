@@ -41,19 +41,18 @@ class LowRankPipeline:
         prompt.
         """
         pipe, family = self.pipe, family_of(type(self.pipe))
-        each = call.get("num_images_per_prompt", 1)
-        count = each * (1 if isinstance(prompt, str) else len(prompt))
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        count = len(prompts) * call.get("num_images_per_prompt", 1)
         height, width = native_size(pipe)
         shape = latent_shape(pipe, family, (call.get("height") or height, call.get("width") or width))
 
         def drawn(watched, prompts):
             aside = {"generator": torch.Generator().manual_seed(0), "output_type": "latent"}
-            watched(prompt=prompts, **call | aside)
+            watched(prompt=list(prompts), **call | aside)  # a list of its own, since some pipelines change it
 
-        same = (lambda target: target) if isinstance(prompt, str) else (lambda target: [target] * len(prompt))
-        targets, strengths = [same(target) for target in self.targets], list(self.targets.values())
+        targets, strengths = [(target,) * len(prompts) for target in self.targets], list(self.targets.values())
         watched = stopping(pipe.scheduler)
-        told = conditioning(pipe, watched, drawn, prompt, targets, count)
+        told = conditioning(pipe, watched, drawn, prompts, targets, count)
         window = self.settings.window(Schedule.of(watched))
         network = GuidedNetwork(
             denoiser(pipe), told, strengths, self.settings, window, family.layout, shape, reruns(pipe)
@@ -66,4 +65,4 @@ class LowRankPipeline:
             return tensors if callback_on_step_end is None else callback_on_step_end(pipe, step, t, tensors)
 
         guided = with_network(pipe, network, copy.deepcopy(pipe.scheduler))
-        return guided(prompt=prompt, callback_on_step_end=counted, **call)
+        return guided(prompt=list(prompts), callback_on_step_end=counted, **call)

@@ -140,8 +140,9 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
     memory, at first order.
 
     `first` is kept on it. It takes the code it is given as x_t at its first step, so it does not multiply it by
-    init_noise_sigma as the original does with noise. The steps that are left are the original's, number for number: pipelines find the
-    shortened schedule in `timesteps`, while the scheduler itself works on its whole one, which some look ahead in.
+    init_noise_sigma as the original does with noise. The steps that are left are the original's, number for number:
+    pipelines find the shortened schedule in `timesteps`, while the scheduler itself works on its whole one, which some
+    look ahead in.
     """
     base = type(scheduler)
 

@@ -117,10 +117,10 @@ def conditioning(
 ) -> Conditioning:
     """The conditioning of source and target prompts.
 
-    scheduler: one of `stopping`. draw: calls a pipeline with prompts, for `count` pictures. Raises ValueError for a pipeline or a call without
-    guidance, and for prompts that a network is told the same of.
+    scheduler: one of `stopping`. draw: calls a pipeline with prompts, for `count` pictures. Raises ValueError for a
+    pipeline or a call without guidance, and for prompts that a network is told the same of.
     """
-    seen = [_watched(pipe, scheduler, lambda watched, p=prompts: draw(watched, p), count) for prompts in (source, *targets)]
+    seen = [_watched(pipe, scheduler, draw, prompts, count) for prompts in (source, *targets)]
     name = type(pipe).__name__
     first, others = seen[0], seen[1:]
     pairs = [[_differing(a, b) for a, b in zip(first, other, strict=False)] for other in others]
@@ -137,10 +137,14 @@ def conditioning(
         return Conditioning(count, count, None, source_leaves, tuple(_chosen(o[which], places) for o in others))
     rows = first[0].rows
     if rows % count:
-        raise ValueError(f"a {name} calls its network with {rows} rows for {count} pictures, which cannot be told apart")
+        raise ValueError(
+            f"a {name} calls its network with {rows} rows for {count} pictures, which cannot be told apart"
+        )
     places = {path for paths in pairs for path in paths[0]}
     blocks = tuple(
-        block for block in range(rows // count) if any(_block_differs(first[0], o[0], places, block, count) for o in others)
+        block
+        for block in range(rows // count)
+        if any(_block_differs(first[0], other[0], places, block, count) for other in others)
     )
     if len(blocks) == rows // count:
         raise ValueError(_without(name))
@@ -200,7 +204,7 @@ def with_network(pipe: DiffusionPipeline, network: Network, scheduler: Scheduler
 
 
 def stopping(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """A copy of a scheduler that ends the watching of `conditioning` at its first step, and then has its schedule set."""
+    """A copy of a scheduler that ends the watching of `conditioning` at its first step, with its schedule set then."""
     base = type(scheduler)
 
     @functools.wraps(base.step)
@@ -229,30 +233,29 @@ class _Watcher(Network):
         if call.rows > self.count or len(self.calls) == 2:
             raise _Seen
         pictures = next(iter(call.arguments.values()))
-        zeros = torch.zeros_like(pictures) if isinstance(pictures, Tensor) else [torch.zeros_like(_last(x)) for x in pictures]
-        return (zeros,)
-
-
-def _last(picture: Any) -> Tensor:
-    return picture[-1] if isinstance(picture, list) else picture
+        if not isinstance(pictures, Tensor):
+            raise _Seen  # a list of pictures is one batch
+        return (torch.zeros_like(pictures),)
 
 
 def _watched(
-    pipe: DiffusionPipeline, scheduler: SchedulerMixin, draw: Callable[[DiffusionPipeline], None], count: int
+    pipe: DiffusionPipeline,
+    scheduler: SchedulerMixin,
+    draw: Callable[[DiffusionPipeline, Any], None],
+    prompts: Any,
+    count: int,
 ) -> list[NetworkCall]:
     """The calls of the network within the first step of a pipeline's call."""
     network = denoiser(pipe)
     watcher = _Watcher(network, count)
     before = getattr(network, "attn_processors", None)
     try:
-        draw(with_network(pipe, watcher, scheduler))
+        draw(with_network(pipe, watcher, scheduler), prompts)
     except _Seen:
         pass
     finally:
         # pipelines that exchange them for a call put them back at its end only
-        if before and {name: id(each) for name, each in network.attn_processors.items()} != {
-            name: id(each) for name, each in before.items()
-        }:
+        if before and any(network.attn_processors[name] is not each for name, each in before.items()):
             network.set_attn_processor(dict(before))
     return watcher.calls
 
@@ -272,7 +275,7 @@ def _block_differs(a: NetworkCall, b: NetworkCall, places: set[Path], block: int
         x, y = (take(path, each[path], a.rows, rows) for each in (one, other))
         if isinstance(x, Tensor) and x.shape != y.shape:
             along = [i for i in range(x.ndim) if x.shape[i] != y.shape[i]]
-            if len(along) > 1:  # a mask of pairs of positions
+            if len(along) > 1 or not x.is_floating_point():  # a mask, which is as long as the longest prompt
                 continue
             length = min(x.shape[along[0]], y.shape[along[0]])
             x, y = x.narrow(along[0], 0, length), y.narrow(along[0], 0, length)

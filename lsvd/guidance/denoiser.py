@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsvd.backbones.families import Layout, unpack, pack
-from lsvd.guidance.conditioning import Conditioning, Network, NetworkCall, Path, dimension
+from lsvd.backbones.families import Layout, pack, unpack
+from lsvd.guidance.conditioning import Conditioning, Network, NetworkCall, Path, dimension, take
 from lsvd.guidance.settings import LowRank
 from lsvd.guidance.triplets import check_rank, largest, leading
 
@@ -65,22 +65,20 @@ class GuidedNetwork(Network):
             if switched is not None:
                 return self.network(**switched)
         output, others = self._predictions(call, blocks)
-        predicted = _prediction(output)
+        parts = list(_prediction(output).split(self.told.count))
         for place, block in enumerate(blocks):
-            rows = self.told.block(block)
-            s = predicted[rows.start : rows.stop]
-            predicted = torch.cat([predicted[: rows.start], self._moved(s, [g[place] for g in others], block), predicted[rows.stop :]])
-        return _with_prediction(output, predicted)
+            parts[block] = self._moved(parts[block], [predicted[place] for predicted in others], block)
+        return _with_prediction(output, torch.cat(parts))
 
     def _predictions(self, call: NetworkCall, blocks: Sequence[int]) -> tuple[Any, list[list[Tensor]]]:
         """The network's output of a call, and each target's prediction for each of the blocks."""
         if self.whole:
-            output = self.network(**call.arguments)
             switched = [self._switched(call, blocks, target) for target, _ in self.targets]
             if any(each is None for each in switched):
-                raise ValueError("the prompts are of different lengths here, and cannot go in one batch: make them as long")
-            runs = [_prediction(self.network(**each)) for each in switched]
-            return output, [[run[self.told.block(b).start : self.told.block(b).stop] for b in blocks] for run in runs]
+                raise ValueError("source and target are read at different lengths here: make the prompts as long")
+            output = self.network(**call.arguments)
+            runs = [_prediction(self.network(**each)).split(self.told.count) for each in switched]
+            return output, [[run[block] for block in blocks] for run in runs]
         parts = [call.some(self.told.block(b), target) for target, _ in self.targets for b in blocks]
         joint = _joined(call, parts)
         if joint is None:  # prompts of other lengths
@@ -97,17 +95,16 @@ class GuidedNetwork(Network):
         """The call with the target's prompt in place of the source's; None if it does not fit into the batch."""
         if call.rows == self.told.count:
             return call.with_leaves(target)
-        rows = {i for block in blocks for i in self.told.block(block)}
         changed = {}
         for path, value in call.leaves.items():
             if path not in target:
                 continue
-            place, count = dimension(path, value, call.rows), self.told.count
+            place = dimension(path, value, call.rows)
             if place is None or not _fits(value, target[path], place):
                 return None
-            # row i of a block is row i % count of the target
-            each = [_row(target[path] if i in rows else value, i % count if i in rows else i, place) for i in range(call.rows)]
-            changed[path] = torch.cat(each, place) if isinstance(value, Tensor) else [row for one in each for row in one]
+            numbers = range(call.rows // self.told.count)
+            kept = [take(path, value, call.rows, self.told.block(number)) for number in numbers]
+            changed[path] = _stacked([target[path] if n in blocks else kept[n] for n in numbers], place)
         return call.with_leaves(changed)
 
     def _moved(self, s: Tensor, targets: Sequence[Tensor], block: int) -> Tensor:
@@ -172,10 +169,8 @@ def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[str,
                 return None
         elif not all(_fits(value, each, place) for each in more):
             return None
-        elif isinstance(value, Tensor):
-            changed[path] = torch.cat([value, *more], place)
         else:
-            changed[path] = [row for rows in (value, *more) for row in rows]
+            changed[path] = _stacked([value, *more], place)
     return call.with_leaves(changed)
 
 
@@ -187,5 +182,6 @@ def _fits(value: Any, other: Any, place: int) -> bool:
     return sizes[0] == sizes[1]
 
 
-def _row(value: Any, i: int, place: int) -> Any:
-    return value.narrow(place, i, 1) if isinstance(value, Tensor) else [value[i]]
+def _stacked(parts: Sequence[Any], place: int) -> Any:
+    """Rows of several arguments as one, tensors along a dimension or lists."""
+    return torch.cat(parts, place) if isinstance(parts[0], Tensor) else [row for part in parts for row in part]

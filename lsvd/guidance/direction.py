@@ -1,12 +1,12 @@
 """Low-rank guidance towards given targets as an object that is kept in a small file, and guides any source."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lsvd.checks import check_text
-from lsvd.guidance.settings import LowRank, check_strength
+from lsvd.guidance.settings import DEFAULT, LowRank, check_strength
 from lsvd.storage.files import read_bytes, write_bytes
 
 FORMAT = "lsvd guidance 1"  # raise the number when what is stored changes
@@ -14,13 +14,13 @@ FORMAT = "lsvd guidance 1"  # raise the number when what is stored changes
 
 @dataclass(frozen=True)
 class Direction:
-    """Target prompts with their strengths, and how they guide: what an edit by low-rank guidance is, apart from a source.
+    """Target prompts with their strengths, and how they guide: all of an edit by low-rank guidance but the source.
 
     It fits every backbone and every source prompt, since nothing in it was learned.
     """
 
     targets: Mapping[str, float]
-    settings: LowRank = LowRank()
+    settings: LowRank = DEFAULT
 
     def __post_init__(self):
         for prompt in self.targets:
@@ -36,6 +36,22 @@ class Direction:
         """Write it to a JSON file, whole or not at all. Returns the path. Raises lsvd.storage.files.WriteError."""
         noted = {"format": FORMAT, "targets": dict(self.targets), "settings": asdict(self.settings)}
         return write_bytes(path, (json.dumps(noted, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def is_direction(data: bytes) -> bool:
+    """Whether the bytes of a file say that it holds a direction, of any version."""
+    return b'"lsvd guidance' in data[:64]
+
+
+def together(directions: Sequence[Direction]) -> Direction:
+    """Several directions as one: all of their targets. Raises ValueError if their settings differ."""
+    if len({each.settings for each in directions}) != 1:
+        raise ValueError("these directions differ in rank or window: save them with the same, or edit one by one")
+    targets: dict[str, float] = {}
+    for each in directions:
+        for prompt, strength in each.targets.items():
+            targets[prompt] = targets.get(prompt, 0.0) + strength
+    return Direction(targets, directions[0].settings)
 
 
 def load(path: str | Path) -> Direction:

@@ -9,7 +9,7 @@ from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import TextToImage
 from lsvd.guidance.conditioning import conditioning, stopping, with_network
 from lsvd.guidance.denoiser import GuidedNetwork
-from lsvd.guidance.settings import LowRank
+from lsvd.guidance.settings import DEFAULT, LowRank
 from lsvd.sampling.trajectory import Settings, Trajectory, draw, resume
 
 Prompts = str | Sequence[str]
@@ -38,7 +38,7 @@ def guide(
     backbone: TextToImage,
     source: Settings | Trajectory,
     target: Prompts | Mapping[str, float],
-    settings: LowRank = LowRank(),
+    settings: LowRank = DEFAULT,
     *,
     whole: bool = False,
     progress: bool = False,
@@ -56,7 +56,11 @@ def guide(
     request = source if walk is None else walk.settings
     targets = settings.targets(target)
     prompts = [request.with_prompts(backbone, each).prompts for each in targets]
+    if request.prompts in prompts:
+        raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
     schedule = backbone.schedule(request.steps)
+    if walk is not None and walk.timesteps[0] != schedule.timesteps[0]:
+        raise ValueError("only a part of the source trajectory is there: edit the whole one")
     window = settings.window(schedule)
     network = _network(backbone, request, prompts, list(targets.values()), settings, window)
     t = schedule.timesteps[window.start].item()

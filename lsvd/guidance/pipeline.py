@@ -17,7 +17,7 @@ from lsvd.backbones.schedulers import Schedule
 from lsvd.guidance.conditioning import conditioning, stopping, with_network
 from lsvd.guidance.denoiser import GuidedNetwork
 from lsvd.guidance.edit import reruns
-from lsvd.guidance.settings import LowRank
+from lsvd.guidance.settings import DEFAULT, LowRank
 
 
 class LowRankPipeline:
@@ -28,9 +28,9 @@ class LowRankPipeline:
     Raises ValueError for a pipeline that is not of lsvd.backbones.families.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, target: str | Mapping[str, float], settings: LowRank = LowRank()):
+    def __init__(self, pipe: DiffusionPipeline, target: str | Mapping[str, float], settings: LowRank = DEFAULT):
         if family_of(type(pipe)) is None:
-            raise ValueError(f"low-rank guidance does not know a {type(pipe).__name__}: take one of docs/real-models.md")
+            raise ValueError(f"low-rank guidance does not know a {type(pipe).__name__}: see docs/real-models.md")
         self.pipe, self.settings = pipe, settings
         self.targets = settings.targets(target)
 

@@ -38,7 +38,8 @@ class LowRank:
         check_strength(self.strength)
         if not all(_number(each) and 0 <= each <= 1 for each in (self.start, self.end)) or self.end >= self.start:
             raise ValueError(
-                f"a window from {self.start} to {self.end} of T makes no sense: give fractions from 0 to 1, start above end"
+                f"a window from {self.start} to {self.end} of T makes no sense: give fractions from 0 to 1, the start "
+                "above the end"
             )
         known(self.channels, CHANNELS, "arrangement of channels")
         if self.entries is not None and not (_number(self.entries) and 0 < self.entries <= 1):
@@ -50,8 +51,8 @@ class LowRank:
         last = schedule.step_of(schedule.nearest(self.end)) if self.end else len(schedule)
         if first >= last:
             raise ValueError(
-                f"the window from {self.start:g} to {self.end:g} of T holds no step of the schedule {schedule}: widen it, "
-                "or take more steps"
+                f"the window from {self.start:g} to {self.end:g} of T holds no step of the schedule {schedule}: widen "
+                "it, or take more steps"
             )
         return range(first, last)
 
@@ -70,9 +71,12 @@ class LowRank:
 def check_strength(strength: float) -> float:
     """The strength. Raises ValueError unless it is a finite number."""
     if not _number(strength):
-        raise ValueError(f"{strength!r} is not a strength: give a number, 0 for the source, 1 for the target's triplets")
+        raise ValueError(f"{strength!r} is not a strength: give a number, 0 for the source, 1 for all of the triplets")
     return strength
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+DEFAULT = LowRank()

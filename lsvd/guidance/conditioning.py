@@ -27,10 +27,14 @@ SECOND = ("encoder_hidden_states_llama3",)  # whose rows are the second dimensio
 
 @dataclass(frozen=True)
 class NetworkCall:
-    """The arguments of one call of a network, by name, for `rows` pictures: those that guidance adds are included."""
+    """The arguments of one call of a network, by name, for `rows` pictures: those that guidance adds are included.
+
+    positional: how many of them came without their names, as hooks on a network may rely on.
+    """
 
     arguments: Mapping[str, Any]
     rows: int
+    positional: int = 0
 
     @classmethod
     def of(cls, network: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "NetworkCall":
@@ -38,7 +42,13 @@ class NetworkCall:
         forward = inspect.signature(getattr(network, "_orig_mod", network).forward)
         arguments = dict(forward.bind(*args, **kwargs).arguments)
         arguments |= arguments.pop("kwargs", {})
-        return cls(arguments, len(next(iter(arguments.values()))))
+        return cls(arguments, len(next(iter(arguments.values()))), len(args))
+
+    def run(self, network: Any, leaves: Mapping[Path, Any] | None = None) -> Any:
+        """What a network answers, with other values at some places."""
+        named = dict(self.arguments if leaves is None else self._with(leaves))
+        first = [named.pop(name) for name in list(named)[: self.positional]]
+        return network(*first, **named)
 
     @property
     def leaves(self) -> dict[Path, Any]:
@@ -59,8 +69,7 @@ class NetworkCall:
             visit((name,), value)
         return found
 
-    def with_leaves(self, leaves: Mapping[Path, Any]) -> dict[str, Any]:
-        """The arguments with other values at some places."""
+    def _with(self, leaves: Mapping[Path, Any]) -> dict[str, Any]:
 
         def rebuilt(path: Path, value: Any) -> Any:
             if path in leaves:

@@ -63,7 +63,7 @@ class GuidedNetwork(Network):
         if self.complete and len(self.targets) == 1 and self.targets[0][1] == 1:
             switched = self._switched(call, blocks, self.targets[0][0])
             if switched is not None:
-                return self.network(**switched)
+                return call.run(self.network, switched)
         output, others = self._predictions(call, blocks)
         parts = list(_prediction(output).split(self.told.count))
         for place, block in enumerate(blocks):
@@ -76,25 +76,27 @@ class GuidedNetwork(Network):
             switched = [self._switched(call, blocks, target) for target, _ in self.targets]
             if any(each is None for each in switched):
                 raise ValueError("source and target are read at different lengths here: make the prompts as long")
-            output = self.network(**call.arguments)
-            runs = [_prediction(self.network(**each)).split(self.told.count) for each in switched]
+            output = call.run(self.network)
+            runs = [_prediction(call.run(self.network, each)).split(self.told.count) for each in switched]
             return output, [[run[block] for block in blocks] for run in runs]
         parts = [call.some(self.told.block(b), target) for target, _ in self.targets for b in blocks]
         joint = _joined(call, parts)
         if joint is None:  # prompts of other lengths
-            output = self.network(**call.arguments)
-            extra = [_prediction(self.network(**call.with_leaves(part))) for part in parts]
+            output = call.run(self.network)
+            extra = [_prediction(call.run(self.network, part)) for part in parts]
         else:
-            output = self.network(**joint)
+            output = call.run(self.network, joint)
             both = _prediction(output)
             output, extra = _with_prediction(output, both[: call.rows]), list(both[call.rows :].split(self.told.count))
         n = len(blocks)
         return output, [extra[i * n : (i + 1) * n] for i in range(len(self.targets))]
 
-    def _switched(self, call: NetworkCall, blocks: Sequence[int], target: Mapping[Path, Any]) -> dict[str, Any] | None:
-        """The call with the target's prompt in place of the source's; None if it does not fit into the batch."""
+    def _switched(
+        self, call: NetworkCall, blocks: Sequence[int], target: Mapping[Path, Any]
+    ) -> Mapping[Path, Any] | None:
+        """What changes in a call with the target's prompt in the source's place; None if it does not fit in there."""
         if call.rows == self.told.count:
-            return call.with_leaves(target)
+            return target
         changed = {}
         for path, value in call.leaves.items():
             if path not in target:
@@ -105,7 +107,7 @@ class GuidedNetwork(Network):
             numbers = range(call.rows // self.told.count)
             kept = [take(path, value, call.rows, self.told.block(number)) for number in numbers]
             changed[path] = _stacked([target[path] if n in blocks else kept[n] for n in numbers], place)
-        return call.with_leaves(changed)
+        return changed
 
     def _moved(self, s: Tensor, targets: Sequence[Tensor], block: int) -> Tensor:
         """s + sum_j c_j P_k(g_j - s), of s's shape and dtype."""
@@ -158,8 +160,8 @@ def _with_prediction(output: Any, prediction: Tensor) -> Any:
     return (list(prediction.unbind()) if listed else prediction, *output[1:])
 
 
-def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[str, Any] | None:
-    """A call with further rows; None if they do not fit into one batch."""
+def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[Path, Any] | None:
+    """What changes in a call with further rows; None if they do not fit into one batch."""
     leaves, count = call.leaves, call.rows
     changed = {}
     for path, value in leaves.items():
@@ -171,7 +173,7 @@ def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[str,
             return None
         else:
             changed[path] = _stacked([value, *more], place)
-    return call.with_leaves(changed)
+    return changed
 
 
 def _fits(value: Any, other: Any, place: int) -> bool:

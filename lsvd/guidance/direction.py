@@ -23,6 +23,8 @@ class Direction:
     settings: LowRank = DEFAULT
 
     def __post_init__(self):
+        if not isinstance(self.targets, Mapping):
+            raise ValueError("a direction's targets are prompts with their strengths: give a mapping")
         for prompt in self.targets:
             check_text(prompt, "a target prompt")
         self.settings.targets(self.targets)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lsvd.avi.edit import edit_prompt as edit
     from lsvd.backbones.loading import load
     from lsvd.decomposition.svd import svd
+    from lsvd.guidance.settings import LowRank
     from lsvd.sampling.inversion import invert
     from lsvd.sampling.trajectory import resume, run
 
@@ -23,9 +24,10 @@ _HOMES = {
     "edit": ("lsvd.avi.edit", "edit_prompt"),
     "invert": ("lsvd.sampling.inversion", "invert"),
     "Attribute": ("lsvd.avi.attribute", "Attribute"),
+    "LowRank": ("lsvd.guidance.settings", "LowRank"),
 }
 
-__all__ = ["Attribute", "edit", "invert", "load", "resume", "run", "svd"]
+__all__ = ["Attribute", "LowRank", "edit", "invert", "load", "resume", "run", "svd"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ Wang et al. 2025 (arXiv 2502.02225, Figure 1).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from lsvd.avi.exact import AVIConfig, Solution, solve
 from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
-from lsvd.checks import out_of_memory
+from lsvd.checks import known, out_of_memory
+from lsvd.guidance.edit import GuidedEdit, guide
+from lsvd.guidance.settings import LowRank
 from lsvd.sampling.memory import MAX_MEMORY, Limit
 from lsvd.sampling.trajectory import Settings, Trajectory, branch, draw, resume
 
@@ -24,6 +26,8 @@ Method = AVIConfig | Callable[[Tensor, Tensor], Solution | Tensor]
 
 The function takes codes of shape (B, C, H, W) and returns a Solution, or y itself.
 """
+NAMED: dict[str, LowRank | None] = {"avi": None, "low-rank": LowRank()}
+"""Methods by name, with default settings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +61,16 @@ class Edit:
 def edit_prompt(
     backbone: Backbone,
     source: str | Sequence[str] | Settings | Trajectory,
-    target: str | Sequence[str],
+    target: str | Sequence[str] | Mapping[str, float],
     seeds: int | Sequence[int] = 0,
     *,
     placement: Placement | None = None,
-    method: Method | None = None,
+    method: Method | LowRank | str | None = None,
     whole: bool = False,
     max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **request: Any,
-) -> Edit:
+) -> Edit | GuidedEdit:
     """Edit the pictures of the source prompt towards the target prompt, from the same noise (the paper's Figure 1).
 
     Only what the edit needs is drawn: the source to x, the target to z, then the source from y on.
@@ -78,12 +82,23 @@ def edit_prompt(
     their ends as well, to see their pictures. max_memory: as for `lsvd.sampling.trajectory.run`, for all three
     trajectories together.
 
+    method="low-rank", or a lsvd.guidance.LowRank with settings, edits by low-rank guidance instead. There are no x and
+    z then, and what is returned is a GuidedEdit. Several targets at once are a mapping from prompts to strengths.
+
     Raises ValueError for bad arguments, a z off the schedule or from before the branch, or prompts that are all the
     same. Warns of a trajectory that was made without guidance: the target prompt is hardly heard then.
     """
     if backbone.kind != "text-to-image":
         raise ValueError(f"{backbone.name} takes no prompts: edit with a text-to-image backbone")
+    if isinstance(method, str):
+        method = NAMED[known(method, NAMED, "method")]
     settings, walk = _request(backbone, source, seeds, request)
+    if isinstance(method, LowRank):
+        if placement is not None:
+            raise ValueError("low-rank guidance has a window instead of a placement: give LowRank(start=..., end=...)")
+        return guide(backbone, walk or settings, target, method, whole=whole, max_memory=max_memory, progress=progress)
+    if isinstance(target, Mapping):
+        raise ValueError("several targets with strengths are for method='low-rank': give one prompt, or one per seed")
     wanted = settings.with_prompts(backbone, target)
     if settings.prompts == wanted.prompts:
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")

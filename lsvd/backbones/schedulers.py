@@ -139,9 +139,10 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
     last: the step before which it ends; None for the whole rest. Solvers that remember earlier steps begin without a
     memory, at first order.
 
-    It takes the code it is given as x_t at its first step, so it does not multiply it by init_noise_sigma as the
-    original does with noise. The steps that are left are the original's, number for number: pipelines find the
-    shortened schedule in `timesteps`, while the scheduler itself works on its whole one, which some look ahead in.
+    `first` is kept on it. It takes the code it is given as x_t at its first step, so it does not multiply it by
+    init_noise_sigma as the original does with noise. The steps that are left are the original's, number for number:
+    pipelines find the shortened schedule in `timesteps`, while the scheduler itself works on its whole one, which some
+    look ahead in.
     """
     base = type(scheduler)
 
@@ -185,7 +186,7 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
         members["set_begin_index"] = lambda self, begin_index=0: base.set_begin_index(self, begin_index + first)
     # a copy, since from_config repeats the constructor's warnings at every call
     later = copy.deepcopy(scheduler)
-    later.__class__ = type(base.__name__, (base,), members)
+    later.__class__, later.first = type(base.__name__, (base,), members), first
     return later
 
 

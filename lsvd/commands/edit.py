@@ -1,4 +1,4 @@
-"""Draw a picture of a prompt, edited at one timestep by Attribute Vector Integration.
+"""Draw a picture of a prompt, edited by Attribute Vector Integration at one timestep, or by low-rank guidance.
 
 Defaults of the edit and of drawing are the backbone's, or those that a saved attribute was learned with.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LONGEST = 65500  # pixels of a side that a JPEG file can have
 SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+AVI, GUIDED = ("tx", "dtau", "branch"), ("rank", "start", "end")  # options of one method alone
 SIGNATURES = (b"\x89PNG\r\n", b"\xff\xd8\xff")
 
 
@@ -26,7 +27,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="PROMPT", help="what to draw, such as 'a person'")
     way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--to", metavar="PROMPT", help="edit it towards this prompt")
+    way.add_argument(
+        "--to",
+        metavar="PROMPT",
+        action="append",
+        help="edit it towards this prompt; with low-rank guidance may be given again, for several at once",
+    )
     way.add_argument(
         "--attribute",
         metavar="FILE",
@@ -34,16 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="edit it by an attribute that --save has kept; may be given again, for several at once",
     )
+    add("--method", choices=("avi", "low-rank"), help="how --to edits (avi)")
     add("--seed", type=int, action="append", help="which picture (0); may be given again, for several")
     add(
         "--strength",
         type=float,
         action="append",
-        help="0 for the source, 1 as learned, beyond to exaggerate (1); with several attributes, one for all or each",
+        help="0 for the source, 1 as learned, beyond to exaggerate, below 0 away from it (1); with several attributes "
+        "or prompts, one for all or each",
     )
     add("--out", metavar="FILE", type=Path, default=Path("edit.png"), help="PNG or JPEG (edit.png)")
     add("--compare", action="store_true", help="source, picture of --to if given, and edit, in a row")
-    add("--save", metavar="FILE", type=Path, help="keep what was learned for --attribute, as a safetensors file")
+    add("--save", metavar="FILE", type=Path, help="keep the edit for --attribute (safetensors; JSON if low-rank)")
     add("--force", action="store_true", help="let --out and --save replace any file, even one that is read")
     add("--backbone", metavar="NAME", default="mini-sd", help="or a folder of diffusers (mini-sd)")
     add("--tx", type=float, help="timestep of the edit, as a fraction of T, from 0 to 1")
@@ -51,6 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--branch", type=float, help="fraction of T from which on the target's trajectory has its prompt; 1: throughout"
     )
+    add("--rank", type=int, help="low-rank guidance: number of singular triplets of the difference that are added (1)")
+    add("--start", type=float, help="low-rank guidance: where its window begins, as a fraction of T (0.6)")
+    add("--end", type=float, help="low-rank guidance: where its window ends (0.3)")
     add("--negative", metavar="PROMPT", help="what not to draw: the negative prompt of source and target")
     add("--steps", type=int, help="number of steps of the sampler")
     add("--guidance", type=float, help="strength of the prompts (classifier-free guidance scale)")
@@ -65,12 +76,14 @@ def run(options: argparse.Namespace) -> None:
     from lsvd import avi, backbones
     from lsvd.avi import attribute
     from lsvd.avi.placement import Placement
+    from lsvd.commands.guided import direction_of, guided
     from lsvd.sampling import trajectory
     from lsvd.storage import files
 
     for path in filter(None, (options.out, options.save)):
         files.check_writable(path)
-    saved = [attribute.load(path) for path in options.attribute or ()]
+    direction = direction_of(options)
+    saved = [attribute.load(path) for path in options.attribute or ()] if direction is None else []
     _check_device(options.device)
     backbone = backbones.load(options.backbone, options.device)
     seeds, strengths = options.seed or [0], options.strength or [1.0]
@@ -83,14 +96,17 @@ def run(options: argparse.Namespace) -> None:
         shared["max_memory"] = options.max_memory
     drawing = {"steps": options.steps, "guidance": options.guidance, **shared}
     drawing |= {"negative_prompt": options.negative} if options.negative is not None else {}
-    if saved:
+    if direction is not None:
+        walks = guided(backbone, options.source, direction, seeds, options.compare, **drawing)
+        if options.save:
+            direction.save(options.save)
+    elif saved:
         walks = attribute.apply(backbone, saved, options.source, seeds, strengths, **drawing)
     else:
         placement = Placement(options.tx, options.dtau, options.branch)
         whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
-        result = avi.edit_prompt(
-            backbone, options.source, options.to, seeds, placement=placement, whole=whole, **drawing
-        )
+        to = options.to[0]
+        result = avi.edit_prompt(backbone, options.source, to, seeds, placement=placement, whole=whole, **drawing)
         learned = attribute.Attribute.of(result)
         if options.save:
             learned.save(options.save)
@@ -99,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
             edited = attribute.apply_to(backbone, result.source, learned, strengths, **shared)
         target = result.target
         if options.compare and result.places.t_branch is not None:
-            target = trajectory.run(backbone, options.to, seeds, **drawing)
+            target = trajectory.run(backbone, to, seeds, **drawing)
         walks = (result.source, target, edited)
     pixels = sheet(backbone, walks if options.compare else walks[-1:])
     files.write_bytes(options.out, encoded(pixels, SUFFIXES[options.out.suffix.lower()]))
@@ -134,14 +150,18 @@ def _check(options: argparse.Namespace) -> None:
     from lsvd.checks import check_text
     from lsvd.storage.files import check_replaceable
 
-    for prompt in filter(None, (options.source, options.to, options.negative)):
+    for prompt in filter(None, (options.source, *(options.to or ()), options.negative)):
         check_text(prompt, "the prompt")
-    unused = [name for name in ("tx", "dtau", "branch", "save") if getattr(options, name) is not None]
-    if options.attribute and unused:
-        raise ValueError(
-            f"--{unused[0]} is for learning an attribute, and --attribute takes a learned one: drop either"
-        )
-    count = len(options.attribute or [options.to])
+    given = [name for name in (*AVI, *GUIDED, "method", "save") if getattr(options, name) is not None]
+    if options.attribute and given:
+        raise ValueError(f"--{given[0]} is for learning an attribute, and --attribute takes a learned one: drop either")
+    others = AVI if options.method == "low-rank" else GUIDED
+    if set(others) & set(given):
+        name = next(each for each in given if each in others)
+        raise ValueError(f"--{name} is not for --method {options.method or 'avi'}: drop it, or take the other method")
+    if options.method != "low-rank" and len(options.to or ()) > 1:
+        raise ValueError("several --to at once are for --method low-rank: give one prompt")
+    count = len(options.attribute or options.to)
     if options.strength and len(options.strength) not in (1, count):
         raise ValueError(f"{len(options.strength)} strengths for {count} attributes: give one for all, or each")
     if options.out.suffix.lower() not in SUFFIXES:
@@ -151,12 +171,14 @@ def _check(options: argparse.Namespace) -> None:
     reads = options.attribute or ()
     check_replaceable(options.out, "a picture", lambda data: data.startswith(SIGNATURES), reads, options.force)
     if options.save:
-        check_replaceable(options.save, "an attribute", _is_attribute, reads, options.force)
+        check_replaceable(options.save, "an attribute", _is_kept, reads, options.force)
 
 
-def _is_attribute(data: bytes) -> bool:
-    """Whether a file has the header of an attribute, of any version."""
-    return b'"lsvd attribute' in data[: 8 + int.from_bytes(data[:8], "little")]
+def _is_kept(data: bytes) -> bool:
+    """Whether a file has the header of what --save writes, of any version."""
+    from lsvd.guidance.direction import is_direction
+
+    return is_direction(data) or b'"lsvd attribute' in data[: 8 + int.from_bytes(data[:8], "little")]
 
 
 def _check_device(device: str) -> None:

@@ -202,6 +202,7 @@ def resume(
     until: float | Tensor | None = None,
     max_memory: float = MAX_MEMORY,
     progress: bool = False,
+    by: Backbone | None = None,
 ) -> Trajectory:
     """Take a trajectory up again at timestep t with the code given, or with its own x_t; returns its part from t on.
 
@@ -209,7 +210,7 @@ def resume(
     another prompt, is what goes on: a multistep solver begins there again without a memory of earlier steps. Only an
     x_t that is taken up unchanged, under the same prompts, goes on bit for bit as it did; with a multistep solver the
     source's kept codes are then replayed from where its memory began. From Settings alone (no trajectory), code is
-    required.
+    required. by: what denoises, the same model with guidance of its own (lsvd.guidance); the backbone itself if None.
 
     Raises ValueError if no whole step begins at t, if `until` is not from t on, if codes have another shape or are not
     finite, or if the source was made with another model, scheduler or configuration of the scheduler.
@@ -230,7 +231,8 @@ def resume(
         check_takes_codes(backbone.scheduler)
     replay = _replay(walk, schedule, first) if kept and remembers(backbone.prepared(settings.steps)) else None
     end = schedule.end(first, until)
-    return denoise(backbone, asked, schedule, first, end, code, replay, max_memory=max_memory, progress=progress)
+    shared = {"max_memory": max_memory, "progress": progress}
+    return denoise(by or backbone, asked, schedule, first, end, code, replay, **shared)
 
 
 def _is_kept(walk: Trajectory, schedule: Schedule, step: int, code: Tensor) -> bool:

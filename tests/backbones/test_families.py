@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -22,7 +23,9 @@ from lsvd.avi import attribute, exact
 from lsvd.avi.callback import AddAttributes
 from lsvd.backbones import families
 from lsvd.backbones.families import FAMILIES, pack, unpack
+from lsvd.backbones.schedulers import remembers
 from lsvd.decomposition.svd import svd
+from lsvd.guidance import LowRank, LowRankPipeline
 from lsvd.paths import outputs
 from lsvd.sampling import trajectory
 from lsvd.sampling.kept import trajectories
@@ -46,22 +49,22 @@ def drawn(name):
     return trajectory.run(made(name), PROMPTS, SEEDS, STEPS, GUIDANCE)
 
 
-def plain(backbone, callback=None, output="latent"):
-    """The pipeline alone, called as anybody would."""
+def plain(backbone, callback=None, output="latent", pipe=None, prompts=PROMPTS, **more):
+    """The pipeline alone, called as anybody would; `pipe` in its place."""
     family, (height, width) = backbone.family, backbone.size
     noise = backbone.noise(SEEDS)
     call_kwargs = {name: [value] * 2 if isinstance(value, str) else value for name, value in family.call_kwargs.items()}
     options = {"height": height, "width": width, **call_kwargs}
     if family.guidance:
         options[family.guidance] = GUIDANCE
-    return backbone.pipe(
-        prompt=list(PROMPTS),
+    return (pipe or backbone.pipe)(
+        prompt=list(prompts),
         num_inference_steps=STEPS,
         latents=pack(noise, family.given or family.layout),
         output_type=output,
         callback_on_step_end=callback,
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
-        **options,
+        **options | more,
     ).images
 
 
@@ -224,6 +227,40 @@ def saves_memory(name):
         assert not torch.equal(pictures, made(name).decode(walk.final))
 
 
+GUIDED = {"FluxPipeline": ({"true_cfg_scale": 2.0, "negative_prompt": ["", ""]}, "true_cfg_scale")}
+"""What else a call is given so that it has guidance, and what to say of it."""
+
+
+def guides(name):
+    """Low-rank guidance in the pipeline is the library's edit; whole, it is prompt switching; at strength 0, nothing.
+
+    A pipeline without guidance is refused in one sentence.
+    """
+    backbone, (more, how) = made(name), GUIDED.get(name, ({}, ""))
+    source, target = trajectory.run(backbone, "a person", SEEDS, STEPS, GUIDANCE, **more), "an old person"
+    settings = LowRank(start=0.8, end=0.3)
+    try:
+        edit = avi.edit_prompt(backbone, source, target, method=settings)
+    except ValueError as error:
+        assert f"a {name} has no guidance" in str(error)
+        return "no, it has no guidance"
+    assert not torch.equal(edit.edited.final, source.final)
+    nothing = avi.edit_prompt(backbone, source, target, method=replace(settings, strength=0.0))
+    assert torch.equal(nothing.edited.final, source.final)
+    if not remembers(backbone.prepared(STEPS)):
+        whole = avi.edit_prompt(backbone, source, target, method=replace(settings, rank=None))
+        switched = trajectory.resume(backbone, source, edit.t, prompts=target, until=edit.t_end)
+        switched = trajectory.resume(backbone, source, edit.t_end, switched.codes[-1])
+        assert_close(whole.edited.final, switched.final, rtol=0, atol=1e-5)
+    if name in NOISY:
+        return "yes, with noise of its own"
+    seen = []
+    callback = lambda pipe, step, t, tensors: seen.append(tensors["latents"]) or tensors  # noqa: E731
+    plain(backbone, callback, pipe=LowRankPipeline(backbone.pipe, target, settings), prompts=["a person"] * 2, **more)
+    assert torch.equal(unpack(seen[-1], backbone.family.layout, backbone.latent_shape), edit.edited.final)
+    return f"yes, with {how}" if how else None
+
+
 CAPABILITIES = {
     "draws": draws,
     "decodes": decodes,
@@ -232,6 +269,7 @@ CAPABILITIES = {
     "svd": decomposes,
     "edits": lambda name: edits(name) and None,
     "callback": calls_back,
+    "low-rank": guides,
     "offloads": saves_memory,
 }
 

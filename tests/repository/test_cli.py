@@ -25,6 +25,8 @@ from lsvd.avi import attribute
 from lsvd.commands import COMMANDS
 from lsvd.commands import cache as cache_command
 from lsvd.commands.edit import encoded
+from lsvd.guidance import LowRank
+from lsvd.sampling import trajectory
 from lsvd.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -178,6 +180,37 @@ def test_formats(run, name, kind):
         assert picture.format == kind and picture.size == (16, 16)
 
 
+def test_low_rank_guidance_draws_the_librarys_edit(run, folder):
+    options = ["--rank", "2", "--start", "0.8", "--end", "0.2", "--strength", "1", "--strength", "-0.5"]
+    pair = ["--to", "an old person", "--to", "red hair"]
+    assert run("--method", "low-rank", *pair, *options, "--compare", "--seed", "1", "--seed", "2") == 0
+    backbone, targets = backbones.load(folder), {"an old person": 1.0, "red hair": -0.5}
+    request = {"seeds": (1, 2), "steps": 4, "guidance": 2}
+    edit = avi.edit_prompt(backbone, "a person", targets, method=LowRank(2, 1.0, 0.8, 0.2), whole=True, **request)
+    others = [trajectory.run(backbone, target, **request) for target in targets]
+    assert near(pixels("edit.png"), drawn(folder, edit.source, *others, edit.edited))
+
+
+def test_a_kept_direction_is_applied_again(run):
+    few = ["--method", "low-rank", "--end", "0"]
+    assert run("--to", "an old person", *few, "--strength", "0.5", "--save", "old.json", "--out", "half.png") == 0
+    assert run("--to", "red hair", *few, "--save", "red.json", "--out", "red.png") == 0
+    assert run("--attribute", "old.json", "--out", "again.png") == 0
+    assert near(pixels("again.png"), pixels("half.png"))
+    assert run("--attribute", "old.json", "--attribute", "red.json", "--strength", "2", "--strength", "1") == 0
+    assert run("--to", "an old person", "--to", "red hair", *few, "--out", "both.png") == 0
+    assert near(pixels("edit.png"), pixels("both.png"))
+    assert run("--to", "an old person", "--save", "old.safetensors") == 0
+    assert run("--to", "young", *few, "--save", "old.json") == 0  # it may replace what it wrote
+
+
+def test_files_of_both_kinds_are_refused(run, capsys):
+    assert run("--to", "an old person", "--save", "old.safetensors") == 0
+    assert run("--to", "red hair", "--method", "low-rank", "--save", "red.json") == 0
+    assert run("--attribute", "old.safetensors", "--attribute", "red.json") == 1
+    assert "give files of one kind" in capsys.readouterr().err
+
+
 def test_a_png_holds_the_picture_exactly():
     values = torch.randint(256, (5, 7, 3), generator=torch.Generator().manual_seed(0)).byte()
     assert np.array_equal(pixels(io.BytesIO(encoded(values, "PNG"))), values.numpy())
@@ -215,6 +248,16 @@ def test_a_png_holds_the_picture_exactly():
         (["--to", "old", "--save", "file"], "file is there and not an attribute: .*--force"),
         (["--to", "old", "--save", "/dev/null"], "is a device"),
         (["--attribute", "file.png", "--out", "file.png"], "file.png is read by this very command"),
+        (["--to", "old", "--rank", "2"], "--rank is not for --method avi"),
+        (["--to", "old", "--to", "red hair"], "several --to at once are for --method low-rank"),
+        (["--to", "old", "--method", "low-rank", "--tx", "0.5"], "--tx is not for --method low-rank"),
+        (["--to", "old", "--method", "low-rank", "--rank", "0"], "the rank cannot be 0"),
+        (["--to", "old", "--method", "low-rank", "--rank", "99"], "choose a rank from 1 to 8"),
+        (["--to", "old", "--method", "low-rank", "--start", "0.1"], "the start above the end"),
+        (["--to", "old", "--method", "low-rank", "--guidance", "1"], "has no guidance"),
+        (["--to", "a person", "--method", "low-rank"], "nothing to edit"),
+        (["--to", "old", "--method", "low-rank", "--strength", "inf"], "not a strength"),
+        (["--attribute", "file", "--method", "low-rank"], "--method is for learning"),
         (["--attribute", "file", "--tx", "0.5"], "--tx is for learning"),
         (["--attribute", "file", "--branch", "0.5"], "--branch is for learning"),
         (["--attribute", "file", "--save", "y"], "--save is for learning"),

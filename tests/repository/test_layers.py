@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = ("backbones", "sampling", "decomposition", "avi", "statistics", "storage", "figures")
+CORE = ("backbones", "sampling", "decomposition", "guidance", "avi", "statistics", "storage", "figures")
 MODULES = {
     str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__"): path
     for path in (ROOT / "lsvd").rglob("*.py")
@@ -49,7 +49,8 @@ def part(module: str) -> str:
         (("testbed",), ("studies", "figures", "commands", "__main__")),
         (("backbones",), ("sampling", "avi", "decomposition", "figures")),
         (("storage", "paths", "checks"), ("backbones", "sampling", "avi", "statistics", "figures")),
-        (("sampling",), ("avi", "figures")),
+        (("sampling",), ("guidance", "avi", "figures")),
+        (("guidance",), ("avi", "figures")),
         (("decomposition",), ("backbones", "sampling", "avi", "figures")),
     ],
 )

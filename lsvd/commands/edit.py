@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
         placement = Placement(options.tx, options.dtau, options.branch)
         whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
         made = avi.edit_prompt(backbone, options.source, options.to, seeds, placement=placement, whole=whole, **drawing)
-        learned = attribute.Attribute.of(made)
+        learned = attribute.Attribute.of(made, backbone)
         if options.save:
             learned.save(options.save)
         edited = made.edited

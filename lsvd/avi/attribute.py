@@ -10,23 +10,35 @@ was learned on takes its own Delta, whatever its prompt now; any other seed take
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from lsvd.avi.edit import Edit, edit_prompt
 from lsvd.avi.exact import AVIConfig, integrate
 from lsvd.avi.losses import Lambdas
+from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_code, check_seeds, check_text, printable, whole
 from lsvd.decomposition.svd import svd
+from lsvd.sampling import identity
 from lsvd.sampling.memory import MAX_MEMORY
-from lsvd.sampling.trajectory import Settings, Trajectory, differs, joined, resume, run
+from lsvd.sampling.trajectory import (
+    Settings,
+    Trajectory,
+    check_made_with,
+    joined,
+    model_differs,
+    resume,
+    run,
+    scheduler_differs,
+)
 from lsvd.storage.files import write_bytes
 from lsvd.storage.results import checksum
 from lsvd.storage.tensors import Spec, mismatch, pack, parse
@@ -43,7 +55,8 @@ class Attribute:
     Delta of seed n is left[n] @ right[n]: left (N, C, H, m), right (N, C, m, W), float32 on the CPU, where m is the
     largest rank of any channel, at most min(H, W). settings: those of the source trajectories, with their seeds and
     prompts. target: the other prompt of each seed. t: the timestep, t_target that of the target codes. same_level,
-    t_branch: how these were made, as lsvd.avi.edit.Edit has it.
+    t_branch: how these were made, as lsvd.avi.edit.Edit has it. models: by dtype, such as "float16", what the model's
+    parts compute with when their weights are rounded to it, as lsvd.sampling.identity.parts has it.
 
     Raises ValueError unless shapes and numbers of seeds and prompts agree, values are finite and seeds differ.
     """
@@ -57,6 +70,7 @@ class Attribute:
     config: AVIConfig
     same_level: bool = False
     t_branch: int | float | None = None
+    models: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         _check_distinct(self.settings.seeds)
@@ -73,8 +87,13 @@ class Attribute:
             )
 
     @classmethod
-    def of(cls, edit: Edit) -> "Attribute":
-        """The attribute that an edit has learned; see `learn`."""
+    def of(cls, edit: Edit, backbone: Backbone | None = None) -> "Attribute":
+        """The attribute that an edit has learned; see `learn`.
+
+        backbone: that of the edit; with it, the attribute is also known to be of that model where this is loaded in
+        half precision, and in other pipelines of its network. Raises ValueError for an edit that AVI did not make, and
+        for another backbone.
+        """
         s, places = edit.solution, edit.places
         if s is None or edit.config is None:
             raise ValueError("an attribute is learned by AVI: edit with an AVIConfig as the method")
@@ -83,7 +102,11 @@ class Attribute:
         left, right = factor(y - edit.source.at(places.t).cpu().double())
         where = {"t": places.t, "t_target": places.t_target}
         where |= {"same_level": places.same_level, "t_branch": places.t_branch}
-        return cls(left, right, edit.source.settings, edit.target.settings.prompts, config=edit.config, **where)
+        settings = edit.source.settings
+        if backbone is not None:
+            check_made_with(backbone, settings)
+            where["models"] = {name: identity.parts(backbone.pipe, dtype) for name, dtype in _precisions(backbone.pipe)}
+        return cls(left, right, settings, edit.target.settings.prompts, config=edit.config, **where)
 
     @property
     def name(self) -> str:
@@ -137,14 +160,22 @@ class Attribute:
     def save(self, path: str | Path) -> Path:
         """Write it to a safetensors file, whole or not at all. Returns the path.
 
-        Raises lsvd.storage.files.WriteError.
+        Of embeddings that it was learned with, the file holds a digest. Raises lsvd.storage.files.WriteError.
         """
         tensors = {"left": self.left.contiguous(), "right": self.right.contiguous()}
         noted = {name: asdict(getattr(self, name)) for name in ("settings", "config")}
         noted |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
-        text = json.dumps(noted, sort_keys=True, default=float)
+        noted |= {"models": self.models} if self.models else {}
+        text = json.dumps(noted, sort_keys=True, default=_noted)
         metadata = {"format": FORMAT, "attribute": text, "sha256": _digest(tensors, text)}
         return write_bytes(path, pack(tensors, metadata))
+
+
+def _noted(value: Any) -> Any:
+    """What JSON cannot hold of an attribute's notes: tensors by a digest, numbers of other kinds."""
+    if isinstance(value, Tensor) and value.ndim:
+        return f"tensor of shape {tuple(value.shape)}, {checksum({'': value})}"
+    return float(value)
 
 
 def learn(
@@ -162,7 +193,7 @@ def learn(
     """
     seeds = check_seeds(seeds)
     _check_distinct(seeds)
-    return Attribute.of(edit_prompt(backbone, source, target, seeds, **settings))
+    return Attribute.of(edit_prompt(backbone, source, target, seeds, **settings), backbone)
 
 
 def apply(
@@ -292,7 +323,12 @@ def _restored(tensors: dict[str, Tensor], notes: Any) -> Attribute:
         raise ValueError("a timestep, eta or guidance is not a finite number")
     if not all(type(switch) is bool for switch in (notes["same_level"], config.keep_rest)):
         raise ValueError("a switch is neither true nor false")
-    places = {name: notes[name] for name in NOTED}
+    models = notes.get("models", {})  # likewise
+    for name in (text for each in models.values() for pair in each.items() for text in pair):
+        check_text(name, "a digest")
+    places = {name: notes[name] for name in NOTED} | {
+        "models": {str(name): dict(each) for name, each in models.items()}
+    }
     return Attribute(tensors["left"], tensors["right"], settings, target, config=config, **places)
 
 
@@ -353,13 +389,41 @@ def _check_distinct(seeds: Sequence[int]) -> None:
 def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:
     """Raise ValueError, naming what differs, unless the attributes were learned with this model and scheduler."""
     for attribute in attributes:
-        problem = differs(backbone, attribute.settings, shared=True)
+        problem = _other_model(backbone, attribute) or scheduler_differs(
+            backbone.scheduler, attribute.settings, shared=True
+        )
         if not problem and attribute.latent_shape != backbone.latent_shape:
             problem = f"codes of shape {attribute.latent_shape}, not {backbone.latent_shape}"
         if problem:
             raise ValueError(
                 f"the attribute {attribute.name} was learned with {problem}: use the same, or learn it again"
             )
+
+
+def _other_model(backbone: Backbone, attribute: Attribute) -> str:
+    """What of a model differs from the one that an attribute was learned with, "" if nothing but the precision does."""
+    problem = model_differs(backbone, attribute.settings)
+    return "" if problem and same_but_rounded(backbone.pipe, attribute) else problem
+
+
+def same_but_rounded(pipe: DiffusionPipeline, attribute: Attribute, only: Collection[str] | None = None) -> bool:
+    """Whether a pipeline's parts, or `only` those named, are those that an attribute was learned with, or these in
+    another precision: the same once both are rounded to one of the two."""
+    own = dict(_precisions(pipe))
+    wanted = [name for name in own if name in attribute.models]
+    # of one precision, they are compared in that
+    return any(
+        identity.parts(pipe, own[name], only)
+        == {n: v for n, v in attribute.models[name].items() if only is None or n in only}
+        for name in wanted[:1]
+    )
+
+
+def _precisions(pipe: DiffusionPipeline) -> list[tuple[str, torch.dtype]]:
+    """The precisions that a pipeline's weights can be rounded to without a doubt, with their names, its own first."""
+    own = denoiser(pipe).dtype
+    dtypes = [own, torch.float16, torch.bfloat16] if own.itemsize > 2 else [own]
+    return [(str(dtype).removeprefix("torch."), dtype) for dtype in dtypes]
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -11,8 +11,8 @@ from diffusers import DiffusionPipeline, LMSDiscreteScheduler, PNDMScheduler, Sc
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 
-from lsvd.avi.attribute import Attribute, add, paired
-from lsvd.backbones.families import FAMILIES, Family, pack, unpack
+from lsvd.avi.attribute import Attribute, add, paired, same_but_rounded
+from lsvd.backbones.families import FAMILIES, Family, denoiser, pack, unpack
 from lsvd.backbones.schedulers import Schedule, forget
 from lsvd.checks import check_seeds
 from lsvd.sampling.trajectory import scheduler_differs
@@ -26,10 +26,10 @@ class AddAttributes(PipelineCallback):
     learned on. The pipeline is to have the scheduler and the number of steps that the attributes were learned with. It
     may leave out the first steps, as image-to-image does: places go by timesteps, not by the numbers of steps.
 
-    In the call of the pipeline, ValueError is raised for another scheduler, one that cannot begin again without a
-    memory of earlier steps (PNDM, LMS), latents of another shape, a number of pictures that is not that of the seeds,
-    or an attribute of a timestep that is not on the schedule, is left out, or is the first there, at whose start no
-    callback is called.
+    In the call of the pipeline, ValueError is raised for other weights, another scheduler, one that cannot begin again
+    without a memory of earlier steps (PNDM, LMS), latents of another shape, a number of pictures that is not that of
+    the seeds, or an attribute of a timestep that is not on the schedule, is left out, or is the first there, at whose
+    start no callback is called.
     """
 
     tensor_inputs = ["latents"]
@@ -50,6 +50,8 @@ class AddAttributes(PipelineCallback):
         """Called by the pipeline at the end of each step; puts in the latents that the next one starts from."""
         schedule = Schedule.of(pipeline.scheduler)
         done = _place(pipeline.scheduler, schedule, timesteps, step_index)
+        if step_index == 0:  # not at each step: it takes a look at all weights
+            self._check_model(pipeline)
         pairs = [(a, s) for a, s in zip(self.attributes, self.strengths, strict=True) if s]
         places = [self._check(pipeline, attribute, schedule) for attribute, _ in pairs]
         early = [attribute for (attribute, _), place in zip(pairs, places, strict=True) if place <= done]
@@ -67,6 +69,19 @@ class AddAttributes(PipelineCallback):
             callback_kwargs["latents"] = pack(add(x, shift), layout).to(latents.dtype)
             forget(pipeline.scheduler)
         return callback_kwargs
+
+    def _check_model(self, pipeline: DiffusionPipeline) -> None:
+        """Raise ValueError if the pipeline's denoiser is not the one that an attribute was learned with.
+
+        Attributes that were made without a backbone, and those of older files, do not tell, and are taken.
+        """
+        network = next(name for name, part in pipeline.components.items() if part is denoiser(pipeline))
+        for attribute in self.attributes:
+            if attribute.models and not same_but_rounded(pipeline, attribute, (network,)):
+                raise ValueError(
+                    f"the attribute {attribute.name} was learned with other weights: give the pipeline those of "
+                    f"{attribute.settings.backbone}, or learn it again"
+                )
 
     def _check(self, pipeline: DiffusionPipeline, attribute: Attribute, schedule: Schedule) -> int:
         """The step of the schedule that an attribute is added at the start of."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lsvd.avi.exact import AVIConfig, Solution, solve
 from lsvd.avi.placement import Placement, Places, renoise
+from lsvd.backbones.configs import described
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
 from lsvd.checks import known, out_of_memory
@@ -161,12 +162,15 @@ def _request(
         return Settings.of(backbone, source, seeds, **request), None
     walk = source if isinstance(source, Trajectory) else None
     settings = source if walk is None else walk.settings
-    for name, value in request.items():
+    calls = {name: value for name, value in request.items() if name not in vars(settings)}
+    asked = request | dict(backbone.check_call(calls, len(settings.seeds)))
+    for name, value in asked.items():
         had = getattr(settings, name, dict(settings.call_kwargs).get(name))
-        if value is not None and value != had:
+        if value is not None and described(value) != described(had):
             what = "trajectory" if walk is not None else "request"
             raise ValueError(
-                f"the {what} has its own {name}, {had}, not {value}: leave {name} out, or draw it with that"
+                f"the {what} has its own {name}, {_short(had)}, not {_short(value)}: leave {name} out, or draw it with "
+                "that"
             )
     if walk is not None and settings.guidance == backbone.family.off != backbone.entry.guidance:
         warnings.warn(
@@ -176,6 +180,10 @@ def _request(
             stacklevel=3,
         )
     return settings, walk
+
+
+def _short(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
 
 
 def draw_pair(

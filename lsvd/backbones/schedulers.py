@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -187,6 +188,19 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
     # a copy, since from_config repeats the constructor's warnings at every call
     later = copy.deepcopy(scheduler)
     later.__class__, later.first = type(base.__name__, (base,), members), first
+    return later
+
+
+def passing_on(scheduler: SchedulerMixin, i: int) -> SchedulerMixin:
+    """A copy of a scheduler with step i alone, which returns the model's prediction as the next code."""
+    later = starting_at(scheduler, i, i + 1)
+    base = type(later)
+
+    @functools.wraps(base.step)
+    def step(self, model_output, timestep, sample, *args, return_dict=True, **kwargs):
+        return SimpleNamespace(prev_sample=model_output) if return_dict else (model_output,)
+
+    later.__class__ = type(base.__name__, (base,), {"step": step})
     return later
 
 

@@ -183,7 +183,8 @@ def chance(height: int, width: int, *, quantile: float = 0.99, draws: int = 100,
         raise ValueError(f"cannot match {draws} draws of {height} x {width} matrices: give at least 1 of each")
     if not 0 <= quantile <= 1:
         raise ValueError(f"not a quantile: {quantile}; choose from 0 to 1")
-    noise = torch.randn(2, draws, 1, height, width, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2, draws, 1, height, width, generator=generator, dtype=torch.float32)
     return float(np.quantile(follow(noise).similarity[1].numpy(), quantile))
 
 

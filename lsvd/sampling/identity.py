@@ -7,7 +7,8 @@ import importlib
 import inspect
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -77,7 +78,7 @@ def weights(backbone: Backbone) -> str:
     return fingerprint(backbone.pipe)
 
 
-_digests: WeakKeyDictionary[DiffusionPipeline, dict[str, str]] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[DiffusionPipeline, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def fingerprint(pipe: DiffusionPipeline) -> str:
@@ -90,24 +91,75 @@ def fingerprint(pipe: DiffusionPipeline) -> str:
     Computed once, and again when something of this was changed. A change of tensors through `.data`, which torch does
     not record, is noticed by their sums.
     """
+    seen, known = _seen(pipe), _digests.setdefault(pipe, {})
+    if seen.stamp not in known:
+        noted = {**seen.noted, **{name: part and _vocabulary(part) for name, part in seen.readers.items()}}
+        noted |= {name: each for name, each in (("changed", seen.changed()), ("use", seen.use)) if each}
+        tensors = {f"{name}.{key}": t for name, part in seen.tensors.items() for key, t in part.items()}
+        known[seen.stamp] = hashlib.sha256((checksum(tensors) + json.dumps(noted, sort_keys=True)).encode()).hexdigest()
+    return known[seen.stamp]
+
+
+def parts(pipe: DiffusionPipeline, dtype: torch.dtype, only: Collection[str] | None = None) -> dict[str, str]:
+    """A digest of each network and tokenizer of a pipeline by its name, and of how it uses them, as "pipeline".
+
+    Weights count as they are when rounded to `dtype`, and no dtype is noted: a model and the same one loaded in that
+    dtype agree. only: the names to digest, all if None. Otherwise as `fingerprint`.
+    """
+    seen, known = _seen(pipe), _digests.setdefault(pipe, {})
+    changed, found = None, {}
+    for name in (*seen.tensors, *seen.readers, "pipeline"):
+        key = seen.stamp, dtype, name
+        if only is not None and name not in only:
+            continue
+        if key not in known:
+            if name in seen.tensors:
+                changed = seen.changed() if changed is None else changed
+                kind, config = seen.noted[name]
+                config = {n: value for n, value in json.loads(config).items() if n not in ("dtype", "torch_dtype")}
+                # one tensor after the other, so that no whole copy of the network is made
+                digests = {n: checksum({n: _rounded(t, dtype)}) for n, t in seen.tensors[name].items()}
+                known[key] = _sha(kind, config, changed.get(name), digests)
+            else:
+                reader = seen.readers.get(name)
+                known[key] = _sha(seen.use if name == "pipeline" else reader and _vocabulary(reader))
+        found[name] = known[key]
+    return found
+
+
+def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What of a pipeline determines what it computes. stamp: shows that something of this was changed."""
+
+    networks: dict[str, nn.Module]
+    tensors: dict[str, dict[str, Tensor]]
+    attributes: dict[str, dict[str, Any]]
+    noted: dict[str, tuple[str, str]]
+    readers: dict[str, Any]
+    use: list
+    stamp: str
+
+    def changed(self) -> dict[str, Any]:
+        """The attributes of each network that is not as its configuration makes it."""
+        return {n: each for n, each in self.attributes.items() if each != _fresh_attributes(self.networks[n])}
+
+
+def _seen(pipe: DiffusionPipeline) -> _Seen:
     networks = _networks(pipe)
-    tensors = {f"{name}.{key}": t for name, part in networks.items() for key, t in _tensors(part).items()}
+    tensors = {name: _tensors(part) for name, part in networks.items()}
+    flat = {f"{name}.{key}": t for name, part in tensors.items() for key, t in part.items()}
     attributes = {name: _attributes(part) for name, part in networks.items()}
     noted = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
     readers = {n: part for n, part in pipe.components.items() if n.startswith(("tokenizer", "processor"))}
     readers = {name: getattr(part, "tokenizer", part) for name, part in {"tokenizer": None, **readers}.items()}
     lengths = {name: part and [len(part), part.model_max_length] for name, part in readers.items()}
     use = _use(pipe)
-    stamp = _sha(_stamp(tensors), attributes, noted, lengths, use)
-    known = _digests.setdefault(pipe, {})
-    if stamp not in known:
-        noted |= {name: part and _vocabulary(part) for name, part in readers.items()}
-        changed = {
-            name: attribute for name, attribute in attributes.items() if attribute != _fresh_attributes(networks[name])
-        }
-        noted |= {name: attribute for name, attribute in (("changed", changed), ("use", use)) if attribute}
-        known[stamp] = hashlib.sha256((checksum(tensors) + json.dumps(noted, sort_keys=True)).encode()).hexdigest()
-    return known[stamp]
+    stamp = _sha(_stamp(flat), attributes, noted, lengths, use)
+    return _Seen(networks, tensors, attributes, noted, readers, use, stamp)
 
 
 def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:

@@ -3,7 +3,8 @@
 diffusers' inverse schedulers go from x_0 to x_T with the prediction made at the code before, which is not where the
 sampler makes it; the picture that is drawn from there is another. So each step is then solved for the code that the
 sampler's own step leads from to where it should, by fixed-point iteration. A step of a solver that remembers earlier
-ones has no such code of its own: there x_T is solved for. Whatever is found is drawn once more, and compared.
+ones has no such code of its own: there all codes are solved for together. Whatever is found is drawn once more, and
+compared.
 """
 
 import copy
@@ -24,7 +25,7 @@ from diffusers import (
 from torch import Tensor
 
 from lsvd.backbones.models import Backbone
-from lsvd.backbones.schedulers import Schedule, accepts, remembers, starting_at
+from lsvd.backbones.schedulers import Schedule, accepts, passing_on, remembers, starting_at
 from lsvd.decomposition.svd import double
 from lsvd.progress import bar
 from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
@@ -168,7 +169,8 @@ def _whole(
 ) -> tuple[Tensor, Tensor]:
     """The same of a solver that remembers earlier steps: x_T is solved for, and the rest is drawn from it.
 
-    With G an approximate inverse of the whole sampler D, x_T + G(x_0) - G(D(x_T)) is the next x_T, mixed as in
+    All codes are solved for together where the sampler is linear in the model's predictions, as most are. Elsewhere,
+    with G an approximate inverse of the whole sampler D, x_T + G(x_0) - G(D(x_T)) is the next x_T, mixed as in
     `_solve`; each costs two evaluations of the model a step.
     """
     inverse = _inverse(backbone, settings)
@@ -178,10 +180,14 @@ def _whole(
             return _inverted(backbone, settings, inverse, codes)[-1]
         return _backward(backbone, settings, schedule, codes)[0]
 
-    goal = x = back(final)
+    shares = _shares(backbone, settings) if iterations else None
+    rounds = iterations // 2 if shares is None else 0
+    if shares is None:
+        goal = x = back(final)
+    else:
+        x = _together(backbone, settings, shares, final, iterations, tolerance, progress)
     best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
     tried, moves = [], []
-    rounds = iterations // 2
     for number in bar(range(rounds + 1), progress=progress, desc="inverting"):
         if not x.isfinite().all():
             break
@@ -198,6 +204,76 @@ def _whole(
     residual[-1] = least
     walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
     return torch.cat([walk[:-1], final[None]]), residual
+
+
+def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
+    """What x_0 and the predictions have part in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
+
+    With deterministic samplers x_i = a_i x_T + sum_j c_ij p_j, linear in the predictions p_j that the model makes at
+    each x_j, whatever they remember; so x_T can be eliminated for x_0. The factors are read off one run on unit
+    vectors, a batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0
+    holds next to nothing of x_T.
+    """
+    prepared = backbone.prepared(settings.steps)
+    n = len(prepared.timesteps)
+    mixed = torch.randn(1, n + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    units = torch.cat([torch.eye(n + 1, dtype=torch.float64), mixed]).to(prepared.timesteps.device, torch.float32)
+    try:
+        codes = double(_of_predictions(backbone, settings, units)).cpu()
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return None
+    codes, check = codes[:, :-1], codes[:, -1]
+    end = codes[-1]
+    linear = torch.allclose(codes @ double(units[-1]).cpu(), check, rtol=1e-3, atol=1e-3 * float(check.abs().max()))
+    if not codes.isfinite().all() or not linear or abs(end[0]) < 0.05:
+        return None
+    scale = codes[:-1, :1] / end[0]
+    return torch.cat([scale, codes[:-1, 1:] - scale * end[1:]], dim=1)
+
+
+def _together(
+    backbone: Backbone,
+    settings: Settings,
+    shares: Tensor,
+    final: Tensor,
+    iterations: int,
+    tolerance: float,
+    progress: bool,
+) -> Tensor:
+    """The x_T whose trajectory ends in `final`, by sweeps over all codes at once, the cleanest first.
+
+    With the predictions of the other codes held, each code is solved for like a step that stands alone. A first sweep,
+    in which the prediction of a code stands in for those that the solver remembers, takes up to half the iterations; in
+    each further one, of one evaluation a code, they are those of the sweep before, and the sweeps are mixed.
+    """
+    n, goal = len(shares), double(final)
+    codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
+    tried, moves = [], []
+    first = max(1, iterations // 2)
+    for sweep in bar(range(1 + iterations - first), progress=progress, desc="inverting"):
+        before, far = torch.stack(codes), 0.0
+        for i in range(n - 1, -1, -1):
+            others = [j for j in range(n) if (j != i if sweep else j > i)]
+            known = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
+            share = shares[i, 1 + i] if sweep else shares[i, 1 : 2 + i].sum()
+            x = codes[i] if sweep or i == n - 1 else known + share * predictions[i + 1]
+            near, steps = [], []
+            for _ in range(1 if sweep else first):
+                predictions[i] = double(_predicted(backbone, settings, i, x.to(final)))
+                near, steps = [*near[-MEMORY:], x], [*steps[-MEMORY:], known + share * predictions[i] - x]
+                off = _distance(x + steps[-1], x).max().item()
+                x = x + steps[-1] if sweep else _mixed(torch.stack(near), torch.stack(steps))
+                if off < tolerance or not x.isfinite().all():
+                    break
+            codes[i], far = x, max(far, off)
+        if not all(x.isfinite().all() for x in codes) or (sweep and far < tolerance):
+            break
+        if sweep:
+            # the codes of all steps of a picture as one
+            tried = [*tried[-MEMORY:], before.transpose(0, 1)]
+            moves = [*moves[-MEMORY:], (torch.stack(codes) - before).transpose(0, 1)]
+            codes = list(_mixed(torch.stack(tried), torch.stack(moves)).transpose(0, 1))
+    return codes[0].to(final)
 
 
 def _distance(codes: Tensor, wanted: Tensor) -> Tensor:
@@ -316,6 +392,20 @@ def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
     return denoise(backbone, settings, backbone.schedule(settings.steps), i, i + 1, x).codes[1]
 
 
+def _predicted(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
+    """What the model predicts at step i for codes x, (B, C, H, W), as the pipeline hands it to its scheduler."""
+    found = []
+
+    def keep(step: int, t: Tensor, prediction: Tensor) -> Tensor:
+        found.append(prediction.clone())
+        return x
+
+    generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
+    code = x.clone(memory_format=torch.contiguous_format)
+    backbone.denoise(code, passing_on(backbone.scheduler, i), settings, generators, keep)
+    return found[0]
+
+
 def _linear(backbone: Backbone, settings: Settings, first: int, end: int) -> float:
     """What the sampler multiplies the code by from step `first` to `end`, besides what it does with predictions.
 
@@ -341,6 +431,16 @@ def _of_no_prediction(
     backbone: Backbone, settings: Settings, first: int, end: int, value: float = 0.0, seed: int = 0
 ) -> Tensor:
     """The code after steps `first` to `end`, from one of equal values, if the model predicts 0 in each."""
+    given = torch.zeros(1, 1 + end, device=backbone.prepared(settings.steps).timesteps.device)
+    given[0, 0] = value
+    return _of_predictions(backbone, settings, given, first, end, seed)[-1]
+
+
+def _of_predictions(
+    backbone: Backbone, settings: Settings, given: Tensor, first: int = 0, end: int | None = None, seed: int = 0
+) -> Tensor:
+    """The codes (m + 1, B) at steps `first` to `end`, each of equal values, for codes to start with and predictions
+    that are `given`: (B, 1 + n), the code of each first, and then the prediction of each step."""
     prepared = backbone.prepared(settings.steps)
     if hasattr(prepared, "set_begin_index"):
         scheduler = copy.deepcopy(prepared)
@@ -350,11 +450,13 @@ def _of_no_prediction(
         scheduler.set_timesteps(settings.steps)
     options = {"generator": torch.Generator().manual_seed(seed), "eta": settings.eta}
     options = {name: option for name, option in options.items() if accepts(scheduler.step, name)}
-    x = torch.full((1, 1, 8, 8), value, device=prepared.timesteps.device)
+    given = given[..., None, None, None]
+    codes = [x := given[:, 0]]
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a few take noise from nowhere else
         torch.manual_seed(seed)
-        for t in prepared.timesteps[first:end]:
+        for i, t in enumerate(prepared.timesteps[first:end], first):
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(x, t)
-            x = scheduler.step(torch.zeros_like(x), t, x, **options).prev_sample
-    return x
+            x = scheduler.step(given[:, 1 + i].clone(), t, x, **options).prev_sample
+            codes.append(x)
+    return torch.stack(codes).flatten(1)

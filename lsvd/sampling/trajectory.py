@@ -17,7 +17,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from lsvd.backbones import calls
-from lsvd.backbones.configs import scheduler_text
+from lsvd.backbones.configs import described, scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
 from lsvd.checks import check_seeds, check_text, mix
@@ -26,9 +26,11 @@ from lsvd.sampling.identity import weights
 from lsvd.sampling.memory import MAX_MEMORY, Limit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """A request: everything that determines a trajectory, given start codes aside. One prompt and seed per picture.
+
+    Equal to another of the same values, tensors among them compared whole.
 
     config: the scheduler's configuration, as lsvd.backbones.configs.scheduler_text has it. model: a digest of what the
     model computes with, by lsvd.sampling.identity.weights; "" where it is not known. call_kwargs: what else the
@@ -75,6 +77,17 @@ class Settings:
             model=weights(backbone),
             call_kwargs=backbone.check_call(call_kwargs, len(seeds)) if call_kwargs else (),
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Settings) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple:
+        """All fields as they are compared: the call's arguments as text, since tensors have no one truth value."""
+        calls = json.dumps(described(self.call_kwargs), sort_keys=True)
+        return tuple((vars(self) | {"call_kwargs": calls}).values())
 
     def with_prompts(self, backbone: Backbone, prompts: str | Sequence[str]) -> "Settings":
         """The same request for other prompts, one for all or one each. Raises ValueError for bad ones."""
@@ -292,26 +305,26 @@ def check_made_with(backbone: Backbone, settings: Settings) -> None:
 
     A model is known by what it computes with. Settings that were kept without that know it by its name.
     """
-    problem = differs(backbone, settings)
+    problem = model_differs(backbone, settings) or scheduler_differs(backbone.scheduler, settings)
     if problem:
         raise ValueError(f"the trajectory was made with {problem}: resume it with the same")
 
 
-def differs(backbone: Backbone, settings: Settings, *, shared: bool = False) -> str:
-    """What of a model, its scheduler or the scheduler's configuration differs from the settings', "" if nothing does.
-
-    shared: compare only entries of the configuration that both list; another version of diffusers may list more.
-    """
+def model_differs(backbone: Backbone, settings: Settings) -> str:
+    """What of a model is not the settings', "" if nothing."""
     if not settings.model and settings.backbone != backbone.name:
         return f"{settings.backbone}, not {backbone.name}"
     if settings.model and settings.model != weights(backbone):
         same = settings.backbone == backbone.name
         return f"other weights of {backbone.name}" if same else f"{settings.backbone}, not {backbone.name}"
-    return scheduler_differs(backbone.scheduler, settings, shared=shared)
+    return ""
 
 
 def scheduler_differs(scheduler: SchedulerMixin, settings: Settings, *, shared: bool = False) -> str:
-    """What of a scheduler and its configuration is not the settings', "" if nothing. shared: as `differs`."""
+    """What of a scheduler and its configuration is not the settings', "" if nothing.
+
+    shared: compare only entries of the configuration that both list; another version of diffusers may list more.
+    """
     name = type(scheduler).__name__
     then, now = json.loads(settings.config), json.loads(scheduler_text(scheduler))
     keys = then.keys() & now.keys() if shared else then.keys() | now.keys()

@@ -171,7 +171,7 @@ def _frames(seeds: Sequence[int], step: int, band: Sequence[int], shape: Sequenc
         for i, triplet in enumerate(band):
             # from 1 on: to numpy a last 0 is none, and (seed, step) seeds the noise of a stochastic sampler
             generator = torch.Generator().manual_seed(mix(seed, step, triplet + 1))
-            draws[b, i] = torch.randn(C, H + W, generator=generator)
+            draws[b, i] = torch.randn(C, H + W, generator=generator, dtype=torch.float32)
     return tuple(_orthonormal(part.permute(0, 2, 3, 1)) for part in draws.split([H, W], -1))
 
 

@@ -229,10 +229,10 @@ def degrade(pictures: Tensor, generator: torch.Generator) -> Tensor:
     n, _, height, width = pictures.shape
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator).to(pictures)
+        return torch.rand(shape, generator=generator, dtype=torch.float32).to(pictures)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(pictures)
+        return torch.randn(shape, generator=generator, dtype=torch.float32).to(pictures)
 
     hit = (uniform(n, 1, 1, 1) > 0.25).to(pictures.dtype)
     half = F.avg_pool2d(pictures, 2)

@@ -39,7 +39,7 @@ def edit(target="an old person", tx=0.6):
 
 
 def learned(*args):
-    return Attribute.of(edit(*args))
+    return Attribute.of(edit(*args), text_to_image())
 
 
 def codes(seed, shape=(2, 4, 8, 8)):
@@ -460,7 +460,7 @@ def test_an_attribute_of_another_model():
         next(changed.unet.parameters()).add_(0.1)
     with pytest.raises(ValueError, match="learned with other weights of tiny-sd: use the same"):
         apply(type(backbone)(changed, backbone.entry, backbone.scheduler), learned(), "a person", 1)
-    unknown = replace(learned(), settings=replace(learned().settings, model=""))
+    unknown = replace(learned(), settings=replace(learned().settings, model=""), models={})
     with pytest.raises(ValueError, match="learned with tiny-sd, not other: use the same"):
         apply(other, unknown, "a person", 1)
     with pytest.raises(ValueError, match="learned with tiny-sd, not tiny-ddpm"):

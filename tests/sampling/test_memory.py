@@ -121,7 +121,7 @@ def test_edits_that_would_not_fit_are_refused_before_anything_is_drawn(monkeypat
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "8", True, None])
 def test_a_limit_that_will_not_do_is_one_sentence(value):
-    with pytest.raises(ValueError, match="max_memory cannot be .*: give a number of GB above 0, as 8"):
+    with pytest.raises(ValueError, match="max_memory cannot be .*: give a number of GB above 0, such as 8"):
         trajectory.run(text_to_image(), "a person", max_memory=value)
 
 

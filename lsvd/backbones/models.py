@@ -128,7 +128,7 @@ class Backbone(ABC):
             try:
                 known = self._prepared[steps] = kind, text, self._prepare(steps)
             except Exception as error:
-                if out_of_memory(error):
+                if out_of_memory(error) or isinstance(error, _NotTaken):
                     raise
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 raise ValueError(f"{kind.__name__} cannot take {steps} steps ({reason}): {OTHER_STEPS}") from error
@@ -253,6 +253,10 @@ class Backbone(ABC):
         """
 
 
+class _NotTaken(ValueError):
+    """A scheduler that a pipeline cannot use, whatever the number of steps."""
+
+
 class TextToImage(Backbone):
     """A latent model that prompts steer: an untouched pipeline of one of lsvd.backbones.families."""
 
@@ -346,6 +350,14 @@ class TextToImage(Backbone):
             self._call(probing(self.scheduler), code, request, generators, None)
         except Scheduled as stopped:
             return stopped.scheduler
+        except (TypeError, ValueError) as error:
+            if "set_timesteps" not in str(error):
+                raise
+            pipeline, kind = type(self.pipe).__name__, type(self.scheduler).__name__
+            raise _NotTaken(
+                f"a {pipeline} hands its scheduler noise levels of its own, which {kind} does not take: "
+                "take FlowMatchEulerDiscreteScheduler"
+            ) from error
         raise RuntimeError(f"{type(self.pipe).__name__} does not ask its scheduler for timesteps")
 
     def _call(self, scheduler, code, request, generators, callback) -> None:

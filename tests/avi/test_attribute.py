@@ -20,6 +20,7 @@ from lsvd.avi.attribute import Attribute, apply, apply_to, factor, learn, load
 from lsvd.avi.edit import edit_prompt
 from lsvd.avi.exact import AVIConfig, integrate, solve
 from lsvd.avi.losses import Lambdas
+from lsvd.backbones.loading import from_pipeline
 from lsvd.backbones.registry import Entry
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Settings, resume, run
@@ -504,3 +505,48 @@ def test_bad_lessons():
 def test_parts_that_do_not_fit(change, problem):
     with pytest.raises(ValueError, match=problem):
         replace(made_up(0), **change)
+
+
+def in_precision(dtype, change=None):
+    """The tiny model in another precision, as a user would load it, and `change` made to it before."""
+    pipe = tiny_pipeline()
+    if change is not None:
+        with torch.no_grad():
+            change(pipe)
+    return from_pipeline(pipe.to(dtype), text_to_image().entry)
+
+
+def nudge(pipe):
+    next(pipe.unet.parameters())[0] *= 1.01
+
+
+def nudge_text(pipe):
+    next(pipe.text_encoder.parameters()).mul_(1.01)
+
+
+@pytest.mark.parametrize("learned_in", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("used_in", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_attribute_is_of_the_same_model_in_another_precision(learned_in, used_in, tmp_path):
+    learned = learn(in_precision(learned_in), "a person", "an old person", SEEDS, steps=STEPS)
+    kept = load(learned.save(tmp_path / "x.safetensors"))
+    assert same(kept, learned)
+    request = {"prompt": "a person", "seeds": [1], "steps": STEPS}
+    # one half precision rounded to the other is not the weights rounded once
+    if learned_in == used_in or torch.float32 in (learned_in, used_in):
+        source, edited = apply(in_precision(used_in), kept, **request)
+        assert edited.codes.dtype == used_in and not torch.equal(edited.final, source.final)
+    else:
+        with pytest.raises(ValueError, match="learned with other weights"):
+            apply(in_precision(used_in), kept, **request)
+    for change in (nudge, nudge_text):
+        with pytest.raises(ValueError, match="learned with other weights"):
+            apply(in_precision(used_in, change), kept, **request)
+
+
+def test_learned_with_embeddings_it_is_kept(tmp_path):
+    embeds = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+    learned = learn(text_to_image(), "a person", "an old person", SEEDS, steps=STEPS, negative_prompt_embeds=embeds)
+    kept = load(learned.save(tmp_path / "x.safetensors"))
+    assert torch.equal(kept.mean, learned.mean) and "tensor of shape (2, 8, 16)" in str(kept.settings.call_kwargs)
+    assert kept.save(tmp_path / "y.safetensors").read_bytes() == (tmp_path / "x.safetensors").read_bytes()
+    assert apply(text_to_image(), kept, "a person", 1)

@@ -1,10 +1,11 @@
 """Attributes as a callback of a plain diffusers pipeline do what lsvd.avi.attribute does, bit for bit."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback
 from placing import place
 from tiny import WORDS, text_to_image, tiny_pipeline
@@ -90,3 +91,54 @@ def test_bad_input(learned):
     first = attribute.learn(mine(), "a person", "old", SEEDS, **place(tx=1.0, dtau=0, branch=1.0, steps=6))
     with pytest.raises(ValueError, match="this call starts there or later, where no callback is called"):
         draw(AddAttributes(first))
+
+
+def test_other_weights_are_refused(learned, tmp_path):
+    kept = attribute.load(learned[0].save(tmp_path / "x.safetensors"))
+    for change, refused in (
+        (lambda pipe: next(pipe.unet.parameters())[0].mul_(1.01), True),
+        (lambda pipe: None, False),
+    ):
+        pipe = tiny_pipeline()
+        with torch.no_grad():
+            change(pipe)
+        for each in (learned[0], kept):
+            if refused:
+                with pytest.raises(
+                    ValueError, match="was learned with other weights: give the pipeline those of tiny-sd"
+                ):
+                    draw(AddAttributes(each, seeds=SEEDS), pipe=pipe)
+            else:
+                assert draw(AddAttributes(each, seeds=SEEDS), pipe=pipe).isfinite().all()
+    assert draw(AddAttributes(replace(kept, models={}), seeds=SEEDS)).isfinite().all()  # of an older file
+
+
+@pytest.mark.parametrize("kind", [StableDiffusionImg2ImgPipeline, StableDiffusionInpaintPipeline])
+@pytest.mark.parametrize("strength", [1.0, 0.8, 0.5, 0.2])
+def test_pipelines_that_leave_out_the_first_steps(kind, strength):
+    """The attribute is added at its own timestep, or refused where the pipeline starts later."""
+    settings = {"steps": 10, "guidance": 3.0, "branch": 1.0, "tx": 0.3}
+    learned = attribute.learn(mine(), "a person", "an old person", [1], **place(**settings))
+    parts = {name: part for name, part in tiny_pipeline().components.items() if name != "image_encoder"}
+    pipe = kind(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    edit, times, added = AddAttributes(learned), [], []
+
+    def callback(pipe, step, t, tensors):
+        before = tensors["latents"].clone()
+        tensors = edit(pipe, step, t, tensors)
+        times.append(int(t))
+        if not torch.equal(before, tensors["latents"]):
+            added.append(step)
+        return tensors
+
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mask = {"mask_image": torch.ones(1, 1, 16, 16)} if kind is StableDiffusionInpaintPipeline else {}
+    request = {"image": picture, "strength": strength, "num_inference_steps": 10, "output_type": "latent", **mask}
+    request |= {"generator": torch.Generator().manual_seed(1), "height": 16, "width": 16} if mask else {}
+    try:
+        pipe("a person", callback_on_step_end=callback, **request)
+    except ValueError as error:
+        assert "starts there or later" in str(error) and strength == 0.2
+    else:
+        assert [times[step + 1] for step in added] == [learned.t]

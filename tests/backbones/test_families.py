@@ -28,6 +28,7 @@ from lsvd.decomposition.svd import svd
 from lsvd.guidance import LowRank, LowRankPipeline
 from lsvd.paths import outputs
 from lsvd.sampling import trajectory
+from lsvd.sampling.inversion import invert
 from lsvd.sampling.kept import trajectories
 from lsvd.storage.files import write_csv
 
@@ -36,6 +37,8 @@ PROMPTS, SEEDS, STEPS, GUIDANCE = ("a person", "an old person"), (1, 2), 4, 2.0
 NOISY = ("LatentConsistencyModelPipeline", "HunyuanDiTPipeline")
 """Whose samplers draw noise in each step, here by seed and step."""
 CONFIG = avi.AVIConfig(2, 2)
+LIMIT = 1e-3
+"""How far, of its norm, a picture's code may be from the one that is drawn again of its inversion."""
 FOUND: dict[tuple[str, str], str] = {}
 
 
@@ -159,6 +162,23 @@ def edits(name):
     return edit
 
 
+def inverts(name):
+    """Given pictures are drawn again from the x_T that is found for them; samplers that add noise are refused."""
+    backbone = made(name)
+    pictures = torch.rand(2, 3, *backbone.size, generator=torch.Generator().manual_seed(0))
+    codes = backbone.encode(pictures)
+    if name in NOISY:
+        with pytest.raises(ValueError, match="adds noise on the way"):
+            invert(backbone, codes, PROMPTS, STEPS)
+        return "refused"
+    found = invert(backbone, codes, PROMPTS, STEPS, iterations=40)
+    walk = found.trajectory
+    again = trajectory.resume(backbone, walk, walk.timesteps[0]).final
+    off = ((again - codes).flatten(1).norm(dim=1) / codes.flatten(1).norm(dim=1)).max().item()
+    assert torch.equal(walk.final, codes) and off == pytest.approx(found.distance.max().item(), rel=1e-2, abs=1e-6)
+    assert off < LIMIT, f"off by {off:.2g} of its norm"
+
+
 def calls_back(name):
     """The same as a callback of the pipeline alone."""
     backbone = made(name)
@@ -268,6 +288,7 @@ CAPABILITIES = {
     "resumes": resumes,
     "svd": decomposes,
     "edits": lambda name: edits(name) and None,
+    "inverts": inverts,
     "callback": calls_back,
     "low-rank": guides,
     "offloads": saves_memory,
@@ -354,3 +375,28 @@ def test_the_docs_name_what_is_left_out():
         if draws_from_text and not name.startswith(named) and not any(map(other.search, (name.lower(), *taken))):
             missing.append(name)
     assert not missing
+
+
+OTHERS = ("FlowMapEuler", "FlowMatchHeun", "FlowMatchLCM", "DDIM", "EulerAncestral", "Heun", "DPMSolverMultistep")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scheduler", OTHERS)
+@pytest.mark.parametrize(
+    "name", ["StableDiffusion3Pipeline", "FluxPipeline", "ZImagePipeline", "StableDiffusionPipeline"]
+)
+def test_a_scheduler_of_another_kind_is_used_or_refused_in_a_sentence(name, scheduler):
+    kind = next(
+        getattr(diffusers, f"{scheduler}{end}Scheduler", None)
+        for end in ("", "Discrete")
+        if hasattr(diffusers, f"{scheduler}{end}Scheduler")
+    )
+    backbone = made(name)
+    try:
+        walk = trajectory.run(backbone.with_scheduler(kind), PROMPTS, SEEDS, STEPS, GUIDANCE)
+    except ValueError as error:
+        said = str(error)
+        assert "\n" not in said and "Please" not in said and "<class" not in said
+        assert f"{kind.__name__} does not take: take " in said
+    else:
+        assert walk.codes.isfinite().all() and backbone.decode(walk.final).isfinite().all()

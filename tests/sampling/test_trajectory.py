@@ -1,6 +1,7 @@
 """Trajectories agree with the plain pipelines, and taken up again end in the same picture, bit for bit."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from diffusers import (
 from tiny import KINDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
 from torch.testing import assert_close
 
+from lsvd import avi
 from lsvd.backbones.schedulers import remembers
 from lsvd.sampling import trajectory
-from lsvd.sampling.trajectory import resume, run, sample
+from lsvd.sampling.trajectory import Settings, resume, run, sample
 
 # diffusers 0.42 still calls NumPy in ways that NumPy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -445,3 +447,42 @@ def test_a_branch_takes_its_prompts_from_a_timestep_on():
     assert found.settings.prompts == ("old", "young") and torch.equal(found.timesteps, source.timesteps)
     with pytest.raises(ValueError, match="only a part"):
         trajectory.branch(backbone, resume(backbone, source, t), source.timesteps[4], "old")
+
+
+def test_settings_with_embeddings_are_compared():
+    backbone = text_to_image()
+    embeds = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+
+    def settings(prompt_embeds, **more):
+        return Settings.of(backbone, "a person", [1, 2], 4, prompt_embeds=prompt_embeds, **more)
+
+    one = settings(embeds)
+    assert one == settings(embeds.clone()) and hash(one) == hash(settings(embeds.clone()))
+    others = [
+        settings(embeds + 1e-3),
+        settings(embeds.double()),
+        settings(embeds, guidance_rescale=0.5),
+        replace(one, eta=1.0),
+    ]
+    others += [settings(embeds.expand(2, -1, -1) * torch.tensor([1.0, 2.0])[:, None, None]), settings(None), 3]
+    for other in others:
+        assert one != other and other != one
+    assert one == one.rows([0, 1]) and one.rows([0]) != one
+    assert {one, settings(embeds.clone())} == {one}
+    given = {"cross_attention_kwargs": {"scale": 0.5}}
+    assert hash(settings(embeds, **given)) == hash(settings(embeds, **given))
+
+
+def test_a_trajectory_of_embeddings_is_resumed_and_edited():
+    backbone = text_to_image()
+    embeds = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+    walk = run(backbone, "a person", [1, 2], 6, 3.0, prompt_embeds=embeds, negative_prompt="old")
+    again = Settings.of(backbone, "a person", [1, 2], 6, 3.0, prompt_embeds=embeds.clone(), negative_prompt="old")
+    for t in walk.timesteps[1:4]:
+        assert torch.equal(resume(backbone, replace(walk, settings=again), t).final, walk.final)
+    same = {"prompt_embeds": embeds.clone(), "negative_prompt": "old", "guidance": 3.0}
+    assert avi.edit_prompt(backbone, walk, "an old person", **same).edited.codes.isfinite().all()
+    for other in ({"prompt_embeds": embeds + 1}, {"negative_prompt": "young"}, {"guidance": 2.0}):
+        with pytest.raises(ValueError, match=f"the trajectory has its own {min(other)}") as caught:
+            avi.edit_prompt(backbone, walk, "an old person", **other)
+        assert "tensor(" not in str(caught.value)

@@ -30,7 +30,7 @@ class Manifest:
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
             return cls(dict(held["inputs"]), dict(held["results"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return cls()
 
     def write(self, path: Path) -> None:

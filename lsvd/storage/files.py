@@ -134,17 +134,16 @@ def tidy(folder: Path, deep: bool = False) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file to the disk, and with a folder the names in it; where the system cannot open folders, skip those."""
+    """Flush a file to the disk, and with a folder the names in it; skip folders where the system cannot."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:
-        if path.is_dir():
-            return
-        raise
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
@@ -363,7 +362,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
             yield temporary
         except OSError as error:
             # any other failure of the block is the caller's to explain
-            if error.errno in _FULL:
+            if error.errno in {*_FULL, errno.EFBIG, errno.EROFS}:
                 raise _refusal(path, error) from error
             raise
         with _explained(path):

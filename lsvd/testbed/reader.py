@@ -202,7 +202,7 @@ def load(scene: Scene | str, device="cpu", folder: str | Path | None = None) -> 
     try:
         config = json.loads((folder / "config.json").read_text())
         same = config["scene"] == scene.name and config["factors"] == _table(scene)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}): restore it, or {again}") from error
     if not same:
         raise ValueError(f"the reader in {folder} was trained for other factors than {scene.name} has now: {again}")

@@ -69,6 +69,10 @@ class LEditsPP(Shipped):
     threshold: float = 0.95
     skip: float = 0.4
 
+    def fits(self, backbone: TextToImage) -> bool:
+        """See Editor. It takes pictures of multiples of 32 pixels."""
+        return super().fits(backbone) and not any(side % 32 for side in backbone.size)
+
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
         config = given(job.backbone.scheduler.config)

@@ -2,22 +2,32 @@
 
 editing tries all settings on seeds of their own (outputs/tables/sweep.csv), then measures each method's best within
 budgets of side effects on other seeds; strength measures one setting at many strengths; ablation one setting without
-one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
-run goes on.
+one loss at a time. All together takes three hours of one core. comparison, which is measured only if it is named, holds
+low-rank guidance and AVI against the editors of diffusers (measurements/comparison, outputs/tables/comparison.csv), for
+any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone. What was measured is not measured
+again, and a stopped run goes on.
 """
 
 import argparse
 import logging
 from importlib import import_module
 
-STUDIES = ("editing", "strength", "ablation")
+STUDIES = ("editing", "strength", "ablation")  # that are measured if none is named
+COMPARISON = "comparison"
 log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STUDIES)}; all if none is given")
+    listed = ", ".join((*STUDIES, COMPARISON))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {listed}; the first three if none is given")
     parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (%(default)s)")
+    add = parser.add_argument_group("comparison").add_argument
+    add("--clip", metavar="FOLDER", help="a CLIP model to score with (mini-clip, which knows the portraits only)")
+    add("--attribute", metavar="NAME", action="append", help="an attribute, again for several (eight of them)")
+    add("--method", metavar="NAME", action="append", help="a method, again for several (all)")
+    add("--choosing", metavar="N", type=int, help="seeds that settings are chosen on (16)")
+    add("--seeds", metavar="N", type=int, help="seeds that are reported (64)")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")
 
 
@@ -26,12 +36,32 @@ def run(options: argparse.Namespace) -> None:
     from lsvd.checks import known
     from lsvd.studies.rig import load_rig
 
-    names = [known(name, STUDIES, "study") for name in options.names] or STUDIES
+    names = [known(name, (*STUDIES, COMPARISON), "study") for name in options.names] or STUDIES
     try:
-        rig = load_rig(options.backbone, options.device)
+        rig = load_rig(options.backbone, options.device) if set(names) & set(STUDIES) else None
         for name in names:
-            import_module(f"lsvd.studies.{name}").run(rig)
+            if name == COMPARISON:
+                _compare(options)
+            else:
+                import_module(f"lsvd.studies.{name}").run(rig)
     except (ValueError, OSError) as error:
         error.add_note(options.backbone)
         raise
     log.info("%s: %s", options.backbone, ", ".join(names))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Measure the comparison of editors."""
+    from lsvd.checks import whole
+    from lsvd.studies import comparison
+    from lsvd.studies.editors.measuring import load_bench
+
+    given = {"attributes": options.attribute, "methods": options.method}
+    given = {name: tuple(values) for name, values in given.items() if values}
+    plan = comparison.Plan()
+    for name, count in (("choosing", options.choosing), ("reported", options.seeds)):
+        if count is not None:
+            first = getattr(plan, name)[0]
+            given[name] = tuple(range(first, first + whole(count, f"the number of {name} seeds", 2, 500)))
+    plan = comparison.Plan(**given)
+    comparison.run(load_bench(options.backbone, options.device, options.clip), plan)

@@ -106,6 +106,23 @@ def advantage(measured: Measured, way: Way, others: Sequence[Way], draws: int = 
     return Interval(float(gain[0]), *percentiles(gain[1:]))
 
 
+def lead(measured: Measured, ways: Sequence[Way], others: Sequence[Way], at: float, draws: int = DRAWS) -> Interval:
+    """By how much more `ways` reach together than `others` do, at side effects of `at`, with its interval.
+
+    Each draw of seeds, which all share, has its own hull of either. Raises ValueError if either has no ways, and as
+    `weights`.
+    """
+    if not ways or not others:
+        raise ValueError("there is nothing to compare: name one way or more on either side")
+    counts = weights(measured, draws)
+    reached = []
+    for group in (ways, others):
+        each = np.array([_means(measured, way, counts) for way in group])  # (ways, 2, draws)
+        reached.append(np.array([reach(each[:, 1, i], each[:, 0, i], at) for i in range(len(counts))]))
+    gain = reached[0] - reached[1]
+    return Interval(float(gain[0]), *percentiles(gain[1:]))
+
+
 def reach(side: NDArray, success: NDArray, at: float) -> float:
     """The most success that points (side, success), shape (m,), reach by mixing, at side effects of `at` or fewer.
 

@@ -1,0 +1,241 @@
+"""What an editor does to pictures, measured: in pieces of one setting, one attribute and a few seeds.
+
+Each piece is kept in build/cache when it is done, so a stopped run goes on; a whole stage in measurements/comparison.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lsvd import backbones
+from lsvd.backbones import clip as clips
+from lsvd.backbones.clip import Clip
+from lsvd.backbones.families import denoiser
+from lsvd.backbones.models import TextToImage
+from lsvd.paths import measurements
+from lsvd.sampling import identity
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import sample
+from lsvd.storage import results
+from lsvd.studies import perception
+from lsvd.studies.editors.editor import Editor, Job
+from lsvd.studies.rig import rig_of
+from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
+from lsvd.testbed.effects import Effects, compare, tally
+from lsvd.testbed.reader import Reader
+
+FORMAT = 1  # of what is measured; raise it when the code that measures changes
+REFERENCE = 5000
+"""The first seed of the target prompt's pictures that Fréchet distances are taken from."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What edits are made and measured with; judge is None where no reader knows the pictures."""
+
+    backbone: TextToImage
+    clip: Clip
+    judge: Reader | None = None
+
+    @cached_property
+    def instruments(self) -> Mapping[str, perception.Layers]:
+        """What measures how far pictures moved, by name."""
+        return perception.instruments(self.clip)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines a measurement, but for rounding."""
+        backbone, shape = self.backbone, identity.identity(self.backbone)
+        return {name: shape[name] for name in ("weights", "scheduler", "config", "dtype", "size")} | {
+            "steps": backbone.entry.steps,
+            "guidance": backbone.entry.guidance,
+            "reader": self.judge and results.checksum(self.judge.state_dict()),
+            "clip": results.checksum(self.clip.model.state_dict()),
+            "instruments": sorted(self.instruments),
+            "format": FORMAT,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one setting did to n pictures, a tensor of shape (n,) each.
+
+    had, has: whether the attribute was read before and after; side: the mean move of all other factors. Without a
+    reader none of them means anything. gain: how far the CLIP score went from the source's to the target prompt's,
+    which pictures of the target prompt have on average 1 of. clip: the cosine of picture and target prompt, times 100.
+    lpips_clip, lpips_imagenet: distance to the source, NaN if not measured. features: for Fréchet distances, (n, d).
+    evaluations: of the network, for each picture, beside those of the source's picture. seconds: likewise.
+    """
+
+    had: Tensor
+    has: Tensor
+    side: Tensor
+    gain: Tensor
+    clip: Tensor
+    lpips_clip: Tensor
+    lpips_imagenet: Tensor
+    evaluations: Tensor
+    seconds: Tensor
+    features: Tensor = field(repr=False)
+
+    @property
+    def effects(self) -> Effects:
+        """Success and side effects, with intervals."""
+        return tally(self.had, self.has, self.side)
+
+
+Measured = Mapping[str, Mapping[Editor, Outcome]]
+"""What each setting did, by attribute."""
+
+
+def load_bench(name: str = "mini-sd", device: str = "cpu", clip: str | Path | None = None) -> Bench:
+    """The bench of a text-to-image backbone, by name or folder. clip: a folder with the CLIP model to score with.
+
+    Raises ValueError for a backbone without prompts, and for one that mini-clip was not made for without `clip`.
+    """
+    backbone = backbones.load(name, device)
+    if backbone.kind != "text-to-image":
+        raise ValueError(f"{backbone.name} takes no prompts: compare edits of a text-to-image backbone")
+    rig = rig_of(backbone)
+    if rig is None and clip is None:
+        raise ValueError(f"mini-clip does not know the pictures of {backbone.name}: give --clip, the folder of another")
+    return Bench(backbone, clips.load(clip, device=device), rig and rig.judge)
+
+
+def stage(
+    bench: Bench,
+    attributes: Sequence[str],
+    editors: Sequence[Editor],
+    seeds: Sequence[int],
+    *,
+    chunk: int = 16,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Measured:
+    """What each setting does to the seeds' pictures, by attribute; read if it was measured before.
+
+    chunk: seeds a piece. folder: measurements("comparison") if None. Raises WriteError, before anything is measured,
+    where it cannot be kept.
+    """
+    chunks = [tuple(seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)]
+    found: dict[str, dict[Editor, Outcome]] = {}
+    total = len(attributes) * len(editors) * len(chunks)
+    with tqdm(total=total, desc=bench.backbone.name, unit="piece", disable=not progress, leave=False) as bar:
+        for name in attributes:
+            made_by = {**bench.identity, "attribute": name, "source": SOURCE, "chunks": chunks}
+            made_by |= {"editors": [editor.key() for editor in editors]}
+            stacked = results.remember(
+                bench.backbone.name,
+                made_by,
+                lambda name=name: _pieces(bench, name, editors, chunks, bar.update),
+                folder=folder or measurements("comparison"),
+                must_keep=True,
+            )
+            found[name] = {e: Outcome(**{k: each[i] for k, each in stacked.items()}) for i, e in enumerate(editors)}
+    return found
+
+
+def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str | Path | None = None) -> Tensor:
+    """Features of `count` pictures of an attribute's prompt, of other seeds than any that are edited: (count, d)."""
+    seeds = tuple(range(REFERENCE, REFERENCE + count))
+
+    def make() -> dict[str, Tensor]:
+        pictures = sample(bench.backbone, target_prompt(ATTRIBUTES[name]), seeds, batch=chunk)
+        return {"features": _features(bench, pictures.to(bench.backbone.device))}
+
+    about = {**bench.identity, "reference for": name, "seeds": seeds}
+    folder = folder or measurements("comparison")
+    return results.remember(bench.backbone.name, about, make, folder=folder, must_keep=True)["features"]
+
+
+@contextmanager
+def counting(network: torch.nn.Module) -> Iterator[list[int]]:
+    """How many pictures a network, and copies that are made of it meanwhile, are run on."""
+    seen: list[int] = []
+
+    def count(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        seen.append(len(args[0] if args else next(iter(kwargs.values()))))
+
+    handle = network.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _pieces(
+    bench: Bench, name: str, editors: Sequence[Editor], chunks: Sequence[tuple[int, ...]], done: Callable[[], Any]
+) -> results.Tensors:
+    """The fields of Outcome of all settings, stacked; each piece is kept in build/cache on the way."""
+    parts = []
+    for editor in editors:
+        pieces = []
+        for seeds in chunks:
+            about = {**bench.identity, "attribute": name, "source": SOURCE, "seeds": seeds, "editor": editor.key()}
+            pieces.append(
+                results.remember(
+                    f"{bench.backbone.name}-comparison", about, lambda e=editor, s=seeds: _piece(bench, name, e, s)
+                )
+            )
+            done()
+        parts.append({key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]})
+    return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
+
+
+def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
+    """The fields of Outcome of one setting."""
+    backbone, wanted = bench.backbone, ATTRIBUTES[name]
+    target, n = target_prompt(wanted), len(seeds)
+    source = trajectories(backbone, SOURCE, seeds, batch=n)
+    before = backbone.decode(source.final)
+    start = time.perf_counter()
+    with counting(denoiser(backbone.pipe)) as seen:
+        after = editor.edit(Job(backbone, source, before, target))
+    seconds = (time.perf_counter() - start) / n
+    text, vectors = bench.clip.texts([target]), [bench.clip.pictures(p) for p in (before, after)]
+    was, now = ((each @ text.T)[:, 0].double().cpu() for each in vectors)
+    made = {"clip": 100 * now, "gain": (now - was) / _rise(bench, name, seeds)}
+    for each in ("lpips_clip", "lpips_imagenet"):
+        layers = bench.instruments.get(each)
+        distance = torch.full((n,), torch.nan) if layers is None else perception.distances(before, after, layers)
+        made[each] = distance.double()
+    if bench.judge is None:
+        made |= {"had": torch.zeros(n, dtype=torch.bool), "has": torch.zeros(n, dtype=torch.bool)}
+        made |= {"side": torch.zeros(n, dtype=torch.float64), "features": vectors[1].half().cpu()}
+    else:
+        readings = [bench.judge.read(p) for p in (before, after)]
+        had, has, side = compare(*readings, bench.judge.scene, wanted)
+        made |= {"had": had.cpu(), "has": has.cpu(), "side": side.double().cpu(), "features": _features(bench, after)}
+    made |= {"evaluations": torch.full((n,), sum(seen) / n), "seconds": torch.full((n,), seconds)}
+    return {each.name: made[each.name] for each in fields(Outcome)}
+
+
+def _rise(bench: Bench, name: str, seeds: tuple[int, ...]) -> float:
+    """By how much pictures of the target prompt have more of its CLIP score than those of the source, on average."""
+
+    def make() -> dict[str, Tensor]:
+        text = bench.clip.texts([target_prompt(ATTRIBUTES[name])])
+        drawn = [
+            trajectories(bench.backbone, p, seeds, batch=len(seeds)) for p in (SOURCE, target_prompt(ATTRIBUTES[name]))
+        ]
+        scores = [(bench.clip.pictures(bench.backbone.decode(walk.final)) @ text.T).mean() for walk in drawn]
+        return {"rise": (scores[1] - scores[0]).double().reshape(1)}
+
+    about = {**bench.identity, "rise of": name, "source": SOURCE, "seeds": seeds}
+    rise = float(results.remember(f"{bench.backbone.name}-comparison", about, make)["rise"])
+    return rise if abs(rise) > 1e-6 else 1e-6
+
+
+@torch.no_grad()
+def _features(bench: Bench, pictures: Tensor) -> Tensor:
+    """The reader's features, or mini-clip's where no reader knows the pictures, float16 on the CPU: (n, d)."""
+    found = bench.clip.pictures(pictures) if bench.judge is None else bench.judge.features(pictures)
+    return found.half().cpu()

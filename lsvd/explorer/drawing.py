@@ -1,4 +1,4 @@
-"""From a recipe to what is seen: trajectories, pictures, spectra, readings. All of it by the library's own functions."""
+"""From a recipe to what is seen: trajectories, pictures and spectra, all by the library's own functions."""
 
 from collections import OrderedDict
 from collections.abc import Callable

@@ -691,7 +691,8 @@ function render({ model, el }) {
       undo.disabled = !view().undo;
       redo.disabled = !view().redo;
       for (const each of [showMessage, showProgress, showStage, showMoment, showFilm, showCards, showEdit, showUpload, showKeep]) each();
-      root.dataset.drawn = view().seen.count ?? "";
+      root.dataset.submitted = view().submitted;
+      root.dataset.answered = view().answered;
     });
   }
   on("change:view", refresh);

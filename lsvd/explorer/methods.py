@@ -22,7 +22,10 @@ from lsvd.sampling.trajectory import Trajectory, resume
 
 @dataclass(frozen=True)
 class Bench:
-    """What an edit is made with. attributes: by the digest of their file. once: returns what it made for a key before."""
+    """What an edit is made with.
+
+    attributes: by the digest of their file. once: makes what a key stands for, or returns what it made before.
+    """
 
     backbone: Backbone
     walk: Trajectory

@@ -38,10 +38,11 @@ PICTURES = ("source", "result", "target", "difference", "estimate", "channels", 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to draw. live: while a slider moves, so that the first estimate is enough."""
+    """Something to draw, numbered. live: while a slider moves, so that the first estimate is enough."""
 
     recipe: Recipe
     live: bool = False
+    number: int = 0
 
 
 class Session:
@@ -69,6 +70,7 @@ class Session:
         self._settled: tuple[dict[str, bytes], dict[str, Any]] = (dict(self.pictures), {})
         self._past: list[Recipe] = []
         self._future: list[Recipe] = []
+        self._submitted = self._answered = 0
         self.lock = threading.RLock()
         self._worker = Worker(self._work, self._ended, self._remark)
 
@@ -239,6 +241,8 @@ class Session:
                 "model": self._model(),
                 "recipe": asdict(self.recipe),
                 "seen": dict(self.seen),
+                "answered": self._answered,
+                "submitted": self._submitted,
                 "message": dict(self.message),
                 "remarks": list(self.remarks),
                 "undo": bool(self._past),
@@ -321,8 +325,10 @@ class Session:
         if not live:
             self.message, self.remarks = {"kind": "", "text": ""}, []
         watch = Watch(self._report, every=0.4, preview=live)
-        self._worker.submit(Job(self.recipe, live), watch)
-        self._tell("view")
+        self._submitted += 1
+        self.progress = self.progress | {"busy": True}
+        self._worker.submit(Job(self.recipe, live, self._submitted), watch)
+        self._tell("view", "progress")
 
     def _use(self, name: str, data: bytes, found: attributes.Attribute) -> None:
         digest = hashlib.sha256(data).hexdigest()
@@ -491,10 +497,15 @@ class Session:
             self.progress = {"busy": True, "label": label, "done": done, "total": total, "left": left}
         self._tell("progress")
 
-    def _ended(self, job: Job, error: str) -> None:
+    def _ended(self, job: Job, error: str | None) -> None:
         with self.lock:
+            if job.number != self._submitted:
+                return  # another one waits already
             self.progress = self.progress | {"busy": False, "left": None}
-            if error:
+            self._answered = job.number
+            if error is None:
+                changed = []
+            elif error:
                 self.message = {"kind": "error", "text": error}
                 pictures, seen = self._settled
                 changed = [name for name in PICTURES if self.pictures[name] != pictures[name]]

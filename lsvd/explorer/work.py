@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 class Worker:
     """Runs one piece of work at a time in a thread of its own.
 
-    work: called with (job, watch). ended: called with (job, error), where error is a sentence, or "" if all went well,
-    and never for work that was dropped. remark: called with the text of each warning. All of them are called in the
+    work: called with (job, watch). ended: called with (job, error), where error is a sentence, "" if all went well, and
+    None for work that was dropped. remark: called with the text of each warning. All of them are called in the
     worker's thread, in which torch records no gradients.
     """
 
     def __init__(
         self,
         work: Callable[[Any, Watch], None],
-        ended: Callable[[Any, str], None] = lambda job, error: None,
+        ended: Callable[[Any, str | None], None] = lambda job, error: None,
         remark: Callable[[str], None] = lambda text: None,
     ):
         self._work, self._ended, self._remark = work, ended, remark
@@ -94,8 +94,7 @@ class Worker:
             except Exception as raised:
                 error = None if watch.dropped.is_set() else sentence(raised)
             try:
-                if error is not None:
-                    self._ended(job, error)
+                self._ended(job, error)
             except Exception:
                 log.exception("the explorer cannot show a result")
             finally:

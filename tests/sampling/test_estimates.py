@@ -18,7 +18,7 @@ SHAPE = (1, 4, 8, 8)
 
 
 def sampled(scheduler, steps=6):
-    """Codes of a sampler with a model that predicts noise at random, and its own estimates of x_0 where it gives them."""
+    """Codes of a sampler whose model predicts noise at random, and its own estimates of x_0 where it gives them."""
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SHAPE, generator=generator) * float(getattr(scheduler, "init_noise_sigma", 1.0))

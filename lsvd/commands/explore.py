@@ -5,7 +5,7 @@ Nothing but this machine reaches it: it is served on the loopback address, with 
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsvd.explorer import Explorer
@@ -17,6 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--backbone", metavar="NAME", default="mini-sd", help="or a folder of diffusers (mini-sd)")
     add("--device", default="cpu", help="where to compute, as torch names it (cpu)")
     add("--port", type=int, default=0, help="any that is free if left out")
+    add("--steps", type=int, help="number of steps of the first picture")
     add("--theme", choices=("light", "dark"), default="light", help="the colours of the page (light)")
     add("--no-browser", action="store_true", help="only say the address")
 
@@ -27,7 +28,9 @@ def run(options: argparse.Namespace) -> None:
     from lsvd.explorer import app
 
     check_device(options.device)
-    source = f"from lsvd.commands.explore import explorer\nexplorer({options.backbone!r}, {options.device!r})"
+    first = {} if options.steps is None else {"steps": options.steps}
+    call = f"explorer({options.backbone!r}, {options.device!r}, **{first})"
+    source = f"from lsvd.commands.explore import explorer\n{call}"
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -36,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
     app.serve(source, port=options.port, theme=options.theme, browser=not options.no_browser, say=say)
 
 
-def explorer(name: str = "mini-sd", device: str = "cpu") -> "Explorer":
-    """The explorer of a backbone, with the reader of its pictures where one knows them."""
+def explorer(name: str = "mini-sd", device: str = "cpu", **request: Any) -> "Explorer":
+    """The explorer of a backbone, with the reader of its pictures where one knows them. request: what to draw first."""
     from lsvd import backbones
     from lsvd.explorer import Explorer
     from lsvd.testbed import reader
@@ -45,4 +48,4 @@ def explorer(name: str = "mini-sd", device: str = "cpu") -> "Explorer":
 
     model = backbones.load(name, device)
     known = GENERATORS.get(model.name)
-    return Explorer(model, reader.load(known[0], device) if known else None)
+    return Explorer(model, reader.load(known[0], device) if known else None, **request)

@@ -51,15 +51,15 @@ function render({ model, el }) {
     return h("div", { class: wide ? "field wide" : "field" }, h("label", { for: control.id }, label), control);
   }
 
-  /** A control that is up to date with the recipe unless the person is at it. */
+  /** A control that follows the recipe where that changes; what was typed and not yet sent stays. */
   function bind(control, path, show) {
+    let last;
     bound.push(() => {
       const value = at(view().recipe, path);
-      if (control.dataset.held || (document.activeElement === control && control.dataset.typed)) return;
+      if (last === JSON.stringify(value)) return;
+      last = JSON.stringify(value);
       show(value);
     });
-    control.addEventListener("input", () => (control.dataset.typed = "1"));
-    for (const name of ["blur", "change"]) control.addEventListener(name, () => delete control.dataset.typed);
     return control;
   }
 
@@ -177,10 +177,7 @@ function render({ model, el }) {
     steps: steps.valueAsNumber,
     scheduler: scheduler.value,
   });
-  const draw = (changes = {}) => {
-    for (const control of [prompt, negative, seed, steps, guidance]) delete control.dataset.typed;
-    send("draw", { request: { ...request(), ...changes } });
-  };
+  const draw = (changes = {}) => send("draw", { request: { ...request(), ...changes } });
   for (const control of [prompt, negative, guidance]) control.disabled = !first.prompts;
   if (!first.prompts) prompt.placeholder = view().missing.prompts;
   const undo = button("↶ Undo", () => send("undo"), { title: "take back the last change" });
@@ -189,6 +186,7 @@ function render({ model, el }) {
     "form",
     {
       class: "request",
+      novalidate: true, // the session says in a sentence what is wrong
       "aria-label": "what to draw",
       onsubmit: (event) => {
         event.preventDefault();
@@ -261,18 +259,18 @@ function render({ model, el }) {
     }
     const rows = seen.readings || [];
     const compared = Boolean(url("result"));
-    const list = compared ? rows : rows.slice(0, 14);
+    readings.className = compared ? "readings" : "readings alone";
     readings.replaceChildren(
       h("caption", {}, missing.reader || (compared ? "What the reader reads, most moved first" : "What the reader reads")),
       ...(rows.length && compared ? [h("thead", {}, h("tr", {}, ...["", "before", "after"].map((text) => h("th", { scope: "col" }, text))))] : []),
       h(
         "tbody",
         {},
-        ...list.slice(0, compared ? 12 : 14).map((row) =>
+        ...(compared ? rows.slice(0, 12) : rows).map((row) =>
           h(
             "tr",
             { class: compared && row.moved > 0.1 ? "moved" : "" },
-            h("th", { scope: "row" }, row.name),
+            h("th", { scope: "row" }, row.name, row.unit ? h("small", {}, ` ${row.unit}`) : null),
             h("td", {}, row.before),
             compared ? h("td", {}, row.after) : null,
           ),
@@ -470,7 +468,7 @@ function render({ model, el }) {
 
   // Panel: edit
 
-  const target = textInput("edit.target", { placeholder: "an old person" });
+  const target = textInput("edit.target", { placeholder: "a young person" });
   const methods = h("select", {}, ...first.methods.map((each) => h("option", { value: each.name }, each.label)));
   bind(methods, "edit.method", (value) => (methods.value = value));
   methods.addEventListener("change", () => send("set", { path: "edit.method", value: methods.value }));
@@ -491,10 +489,10 @@ function render({ model, el }) {
   const rest = h("input", { type: "checkbox" });
   bind(rest, "edit.keep_rest", (value) => (rest.checked = Boolean(value)));
   rest.addEventListener("change", () => send("set", { path: "edit.keep_rest", value: rest.checked }));
-  const basis = select("edit.basis", [["both", "both: leading triplets of source and target"], ["complement", "complement: target's leading, source's others"]]);
+  const basis = select("edit.basis", [["both", "both: the leading triplets of each"], ["complement", "complement: target's leading, source's others"]]);
   const attributeList = h("div", { class: "attributes" });
   const controls = {
-    target: h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); delete target.dataset.typed; send("set", { path: "edit.target", value: target.value }); } },
+    target: h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); send("set", { path: "edit.target", value: target.value }); } },
       labelled("Target prompt", target, { wide: true }), h("button", { type: "submit", class: "main" }, "Edit")),
     strength: slider("edit.strength", "Strength", { min: -0.5, max: 1.5, step: 0.05, live: true, reset: 1, hint: "0 the source, 1 as learned" }),
     tx: slider("edit.tx", "Tx", { ...fraction, hint: "where the code is edited, as a fraction of T" }),

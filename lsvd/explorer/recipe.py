@@ -107,7 +107,7 @@ class Recipe:
         )
         edit = Edit(
             "avi",
-            "an old person" if text else "",
+            "a young person" if text else "",
             entry.tx,
             entry.dtau,
             entry.branch,

@@ -86,9 +86,11 @@ class Session:
             self._say("error", sentence(error))
             return None
 
-    def start(self) -> None:
-        """Draw the first picture."""
-        self._submit()
+    def start(self, **request: Any) -> None:
+        """Draw the first picture; what the request leaves out is the backbone's. Raises ValueError for bad values."""
+        with self.lock:
+            self.recipe = self._committed = self._put({f"request.{name}": value for name, value in request.items()})
+            self._submit()
 
     def draw(self, **request: Any) -> None:
         """Draw a request; values that are left out stay. What was stopped goes on."""
@@ -530,7 +532,7 @@ class Session:
         self.changed(names)
 
 
-ACTIONS = ("start", "draw", "set", "undo", "redo", "reset", "stop", "upload", "forget", "open_attribute")
+ACTIONS = ("draw", "set", "undo", "redo", "reset", "stop", "upload", "forget", "open_attribute")
 ACTIONS += ("learn", "drop_attribute", "restore", "saved_picture", "saved_attribute", "saved_code")
 
 

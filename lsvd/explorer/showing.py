@@ -79,9 +79,9 @@ def mosaic(code: Tensor, channel: int | None = None, scale: float | None = None)
 
 
 def readings(reader: Reader, before: Tensor, after: Tensor | None) -> list[dict[str, Any]]:
-    """What a reader reads of each factor that can be seen, before and after: name, texts, and how far it moved, 0 to 1.
+    """What a reader reads of each factor that can be seen, before and after: name, unit, texts, how far it moved.
 
-    before, after: (1, 3, H, W); after None for nothing to compare with.
+    before, after: (1, 3, H, W); after None for nothing to compare with. Moves are from 0 to 1.
     """
     first = reader.read(before)
     second = first if after is None else reader.read(after)
@@ -99,7 +99,8 @@ def readings(reader: Reader, before: Tensor, after: Tensor | None) -> list[dict[
             low, high = f.range
             values = [float(each.numbers[f.name][0]) for each in (first, second)]
             moved = abs(values[1] - values[0]) / (high - low)
-            texts = [f"{value:.2g} {f.unit}".strip() for value in values]
+            texts = [f"{value:.2g}" for value in values]
         texts = [t if bool(s[f.name][0]) else "hidden" for t, s in zip(texts, seen, strict=True)]
-        rows.append({"name": f.name.replace("_", " "), "before": texts[0], "after": texts[1], "moved": moved})
+        row = {"name": f.name.replace("_", " "), "unit": f.unit, "before": texts[0], "after": texts[1], "moved": moved}
+        rows.append(row)
     return sorted(rows, key=lambda row: -row["moved"]) if after is not None else rows

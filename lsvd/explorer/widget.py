@@ -28,8 +28,9 @@ class Explorer(anywidget.AnyWidget):
     """Moves through a model's latent space: draw, timeline, triplets, edits, a picture of one's own.
 
     model: a backbone, or a name that lsvd.load knows. reader: what reads attributes off its pictures, such as
-    lsvd.testbed.reader.load("portraits"); None for none. The first picture is drawn at once, in a thread of its own.
-    `session` is everything but the widget: session.act("draw", prompt="a cat") does what the button does.
+    lsvd.testbed.reader.load("portraits"); None for none. request: what to draw first: prompt, negative, seed, steps,
+    guidance, scheduler. It is drawn at once, in a thread of its own. `session` is everything but the widget:
+    session.act("draw", prompt="a cat") does what the button does.
     """
 
     _esm = (FRONT / "front.js").read_text(encoding="utf-8")
@@ -40,12 +41,12 @@ class Explorer(anywidget.AnyWidget):
     source, result, target, difference = (traitlets.Bytes().tag(sync=True) for _ in range(4))
     estimate, channels, tiles, film = (traitlets.Bytes().tag(sync=True) for _ in range(4))
 
-    def __init__(self, model: Backbone | str | Path, reader: Reader | None = None):
+    def __init__(self, model: Backbone | str | Path, reader: Reader | None = None, **request: Any):
         backbone = model if isinstance(model, Backbone) else loading.load(model)
         self.session = Session(backbone, reader, self._changed)
         super().__init__(view=self.session.view(), progress=self.session.progress)
         self.on_msg(self._asked)
-        self.session.start()
+        self.session.start(**request)
 
     def code(self) -> str:
         """The cell of plain Python that draws what is on the screen."""
@@ -74,6 +75,9 @@ class Explorer(anywidget.AnyWidget):
         pictures = torch.stack([torch.from_numpy(array.copy()).permute(2, 0, 1) / 255 for array in shown.values()])
         titles = [labels.get(name, name).replace(", ", ",\n").replace(" to ", "\nto ") for name in shown]
         return sheets.grid(pictures[None], columns=titles, size=1.6)
+
+    def __repr__(self) -> str:
+        return f"Explorer({self.session.backbone.name!r})"
 
     def close(self) -> None:
         """End the work, and take the widget off the screen."""

@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -45,15 +43,6 @@ def executable() -> str | None:
     return own if Path(own).is_file() else None
 
 
-def need() -> None:
-    """Skip a test without a browser, with a sentence; where LSVD_BROWSER=1 says that there is one, fail."""
-    lacking = missing()
-    if lacking and os.environ.get("LSVD_BROWSER"):
-        pytest.fail(lacking)
-    if lacking:
-        pytest.skip(lacking)
-
-
 @contextmanager
 def chromium() -> Iterator:
     """A browser without a window."""
@@ -65,6 +54,18 @@ def chromium() -> Iterator:
             yield browser
         finally:
             browser.close()
+
+
+def new_page(browser, width: int = 1280, height: int = 1000, **settings):
+    """A page that waits as long as anything may take here."""
+    page = browser.new_page(viewport={"width": width, "height": height}, **settings)
+    page.set_default_timeout(1000 * SECONDS)
+    return page
+
+
+def open_app(page, address: str) -> None:
+    """Open the app: the answer comes when its kernel has drawn the widget."""
+    page.goto(address, wait_until="commit")
 
 
 @contextmanager
@@ -147,8 +148,8 @@ def notebook(path: Path, *cells: str) -> None:
 def open_lab(page, address: str, name: str) -> None:
     """Open a notebook in JupyterLab, with nothing at its sides."""
     page.goto(f"{address}/lab/tree/{name}?token={TOKEN}&reset")
-    page.wait_for_selector(".jp-Notebook-cell", timeout=1000 * SECONDS)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=1000 * SECONDS)
+    page.wait_for_selector(".jp-Notebook-cell")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
     if page.locator("#jp-left-stack:visible").count():
         page.keyboard.press("Control+b")
 
@@ -165,7 +166,7 @@ class Explored:
     def __init__(self, page, nth: int = 0):
         self.page = page
         self.root = page.locator(".lsvd-explorer").nth(nth)
-        self.root.wait_for(timeout=1000 * SECONDS)
+        self.root.wait_for()
         self.settle()
 
     def settle(self, after: int = -1) -> None:
@@ -239,7 +240,7 @@ class Explored:
 
     def download(self, name: str) -> Path:
         """Press a button that saves a file; returns where the browser has put it."""
-        with self.page.expect_download(timeout=1000 * SECONDS) as waiting:
+        with self.page.expect_download() as waiting:
             self.root.get_by_role("button", name=name, exact=True).locator("visible=true").first.click()
         return Path(waiting.value.path())
 

@@ -45,7 +45,7 @@ unexport LSVD_OUTPUTS LSVD_MEASUREMENTS PYTHONOPTIMIZE PYTHONHOME PYTHONSAFEPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env ready reproduce test docs format lab train measure survey edits bench bench-full matrix bless pins clean
+.PHONY: help env ready reproduce test docs format lab explore train measure survey edits bench bench-full matrix bless pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -87,6 +87,9 @@ format: ready ## format code and notebooks
 
 lab: ready ## open the notebooks in JupyterLab
 	@exec "$$PY" -m jupyterlab --KernelManager.transport_encryption=auto notebooks
+
+explore: ready ## explore the latent space in the browser; BACKBONE=, DEVICE=
+	@exec "$$PY" -m lsvd explore $${BACKBONE:+--backbone "$$BACKBONE"} $${DEVICE:+--device "$$DEVICE"}
 
 train: ready ## retrain the shipped models (hours); one only: make train MODELS=mini-cats
 	@exec "$$PY" -m tools.train

@@ -90,6 +90,18 @@ def check_code(x: Tensor, name: str = "the code") -> None:
         raise ValueError(f"{name} holds NaN or infinity: find the step that made it before decomposing")
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError unless torch can compute on the device, which it says in all kinds of errors."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"there is no device {device!r} here: leave --device out, or name one as torch does"
+        ) from error
+
+
 # How torch, oneDNN and the system say it.
 _NO_MEMORY = (
     "out of memory",

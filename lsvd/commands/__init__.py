@@ -7,6 +7,7 @@ ValueError or an OSError: lsvd.__main__ turns it into a sentence.
 
 COMMANDS = {
     "edit": "edit the picture of a prompt",
+    "explore": "explore a model's latent space in the browser",
     "survey": "measure how pictures respond to their singular values",
     "study": "measure the edits of the studies editing, strength and ablation",
     "evaluate": "measure the shipped readers and generators",

@@ -76,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
     from lsvd import avi, backbones
     from lsvd.avi import attribute
     from lsvd.avi.placement import Placement
+    from lsvd.checks import check_device
     from lsvd.commands.guided import direction_of, guided
     from lsvd.sampling import trajectory
     from lsvd.storage import files
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
         files.check_writable(path)
     direction = direction_of(options)
     saved = [attribute.load(path) for path in options.attribute or ()] if direction is None else []
-    _check_device(options.device)
+    check_device(options.device)
     backbone = backbones.load(options.backbone, options.device)
     seeds, strengths = options.seed or [0], options.strength or [1.0]
     strengths = strengths if len(strengths) > 1 else strengths[0]
@@ -179,15 +180,3 @@ def _is_kept(data: bytes) -> bool:
     from lsvd.guidance.direction import is_direction
 
     return is_direction(data) or b'"lsvd attribute' in data[: 8 + int.from_bytes(data[:8], "little")]
-
-
-def _check_device(device: str) -> None:
-    """Raise ValueError unless torch can compute on the device, which it says in all kinds of errors."""
-    import torch
-
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"there is no device {device!r} here: leave --device out, or name one as torch does"
-        ) from error

@@ -45,8 +45,9 @@ def part(module: str) -> str:
 @pytest.mark.parametrize(
     ("above", "below"),
     [
-        (CORE, ("testbed", "studies", "commands", "__main__")),
-        (("testbed",), ("studies", "figures", "commands", "__main__")),
+        (CORE, ("testbed", "studies", "explorer", "commands", "__main__")),
+        (("testbed",), ("studies", "figures", "commands", "__main__", "explorer")),
+        (("explorer",), ("testbed", "studies", "commands", "__main__")),
         (("backbones",), ("sampling", "avi", "decomposition", "figures")),
         (("storage", "paths", "checks"), ("backbones", "sampling", "avi", "statistics", "figures")),
         (("sampling",), ("guidance", "avi", "figures")),

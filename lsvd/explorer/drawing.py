@@ -1,0 +1,290 @@
+"""From a recipe to what is seen: trajectories, pictures and spectra, all by the library's own functions."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsvd.avi.attribute import Attribute
+from lsvd.backbones.models import Backbone
+from lsvd.decomposition.svd import ChannelSVD, svd
+from lsvd.explorer.code import scalings
+from lsvd.explorer.methods import METHODS, Bench
+from lsvd.explorer.recipe import SLIDERS, Recipe, Request, Triplets, with_scheduler
+from lsvd.explorer.watch import Stopped, Watch, Watched
+from lsvd.sampling import estimates
+from lsvd.sampling.inversion import Inversion, invert
+from lsvd.sampling.trajectory import Settings, Trajectory, draw, joined, resume
+
+NOISES = 16  # draws of noise that the spectrum is compared with
+FILM = 8  # estimates along the timeline
+KEPT = 24  # results that are kept to be shown again
+
+
+class Shelf:
+    """The newest few results, by key."""
+
+    def __init__(self, size: int = KEPT):
+        self._held: OrderedDict[Any, Any] = OrderedDict()
+        self._size = size
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was made for the key before, or make()."""
+        if key not in self._held:
+            self._held[key] = make()
+        self._held.move_to_end(key)
+        while len(self._held) > self._size:
+            self._held.popitem(last=False)
+        return self._held[key]
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._held
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """A timestep of a trajectory, looked at closely.
+
+    t: the timestep. estimate: the picture of the clean code held to be there, (1, 3, H, W), None where no scheduler
+    says. code: x_t, (C, H, W). parts: its decomposition.
+    """
+
+    t: float
+    estimate: Tensor | None
+    code: Tensor
+    parts: ChannelSVD
+
+    def layers(self) -> Tensor:
+        """The rank-one parts sigma_i u_i v_i^T of the first triplets, shape (n, C, H, W), the rest after them."""
+        p, n = self.parts, min(SLIDERS, self.parts.rank)
+        each = [(p.U[..., i : i + 1] * p.S[..., None, i : i + 1]) @ p.Vh[..., i : i + 1, :] for i in range(n)]
+        return torch.stack([*each, self.code.to(each[0]) - sum(each)])
+
+
+@dataclass
+class Studio:
+    """A model with what it has drawn. uploads: the pictures of the person's own, by digest; attributes likewise."""
+
+    backbone: Backbone
+    uploads: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._shelf, self._partial = Shelf(), {}
+        self._schedulers: dict[str, Backbone] = {}
+
+    def model(self, request: Request) -> Backbone:
+        """The backbone with the request's scheduler."""
+        name = request.scheduler
+        if name == type(self.backbone.scheduler).__name__:
+            return self.backbone
+        if name not in self._schedulers:
+            self._schedulers[name] = with_scheduler(self.backbone, name)
+        return self._schedulers[name]
+
+    def source(self, recipe: Recipe, watch: Watch) -> Trajectory:
+        """The trajectory that everything begins with: drawn from the request, or found for a picture of one's own.
+
+        Raises Stopped, with the part that is there kept for `partial`.
+        """
+        request = recipe.request
+        if recipe.upload is not None:
+            return self.inverted(recipe, watch).trajectory
+        return self._shelf.once(self.key(recipe), lambda: self._drawn(request, watch))
+
+    def has_source(self, recipe: Recipe) -> bool:
+        """Whether the source is there already."""
+        return self.key(recipe) in self._shelf
+
+    def inverted(self, recipe: Recipe, watch: Watch) -> Inversion:
+        """The inversion of the upload."""
+        request, upload = recipe.request, recipe.upload
+        if upload.digest not in self.uploads:
+            raise ValueError(f"the picture {upload.name} is not here: upload it again")
+
+        def found() -> Inversion:
+            backbone = self.model(request)
+            text = backbone.kind == "text-to-image"
+            codes = backbone.encode(self.uploads[upload.digest])
+            watch.begin("finding the noise", request.steps * (upload.iterations + 2), looking=False)
+            return invert(
+                Watched(backbone, watch),
+                codes,
+                request.prompt if text else None,
+                request.steps,
+                request.guidance,
+                iterations=upload.iterations,
+                **_negative(request),
+            )
+
+        return self._shelf.once(self.key(recipe), found)
+
+    def _drawn(self, request: Request, watch: Watch) -> Trajectory:
+        backbone = self.model(request)
+        whole = replace(request, until=None)
+        watched, begun = Watched(backbone, watch), self._partial.get(whole)
+        steps = len(backbone.schedule(request.steps))
+        try:
+            if begun is not None and request.until is None:
+                watch.begin("drawing", steps - len(begun.codes) + 1)
+                walk = joined(begun, resume(watched, begun, begun.timesteps[-1]))
+                del self._partial[whole]
+                return walk
+            begun = None
+            watch.begin("drawing", steps)
+            return draw(watched, _settings(backbone, request), until=request.until)
+        except Stopped:
+            self._keep(backbone, whole, begun, watch)
+            raise
+
+    def _keep(self, backbone: Backbone, request: Request, begun: Trajectory | None, watch: Watch) -> None:
+        """Keep the part of a trajectory that was drawn before it was stopped."""
+        found, first = watch.codes, len(begun.codes) - 1 if begun is not None else 0
+        schedule, end = backbone.schedule(request.steps), max(found, default=0)
+        if not first < end < len(schedule):
+            return
+        new = torch.stack([found[step] for step in range(first, end + 1)])
+        codes = new if begun is None else torch.cat([begun.codes[:first], new])
+        settings = _settings(backbone, request)
+        self._partial[request] = Trajectory(settings, schedule.part(0, end + 1), codes)
+
+    def partial(self, request: Request) -> Trajectory | None:
+        """What was drawn of a request before it was stopped."""
+        return self._partial.get(replace(request, until=None))
+
+    def take_partial(self, recipe: Recipe) -> Recipe | None:
+        """The recipe of what was drawn before it was stopped, whose source is there; None if nothing was."""
+        walk = self.partial(recipe.request)
+        if walk is None or recipe.upload is not None:
+            return None
+        until = walk.timesteps[-1].item()
+        stopped = replace(recipe, request=replace(recipe.request, until=until))
+        self._shelf.once(self.key(stopped), lambda: walk)
+        return stopped
+
+    def picture(self, recipe: Recipe, walk: Trajectory) -> Tensor:
+        """The picture of a trajectory, (1, 3, H, W): of an unfinished one, of its last estimate."""
+        backbone = self.model(recipe.request)
+        if len(walk.codes) > len(walk.timesteps):
+            return backbone.decode(walk.final)
+        return backbone.decode(estimates.clean(backbone, walk)[-1])
+
+    def edited(self, recipe: Recipe, watch: Watch) -> Trajectory | None:
+        """The trajectory beside the source's: with triplets scaled, or edited; None if nothing is changed."""
+        if recipe.shown == "triplets":
+            return None if recipe.triplets.idle else self.scaled(recipe, watch)
+        method, source = METHODS[recipe.edit.method], self.source(recipe, watch)
+        read = {name: getattr(recipe.edit, name) for name in method.controls}
+        key = (self.key(recipe), recipe.edit.method, tuple(read.items()))
+
+        def drawn() -> Trajectory:
+            steps = len(source.timesteps)
+            watch.begin(f"editing: {method.label}", round(1.2 * steps * recipe.edit.tx) + 1)
+            return method.draw(self.bench(recipe, watch), recipe.edit)
+
+        return self._shelf.once(key, drawn)
+
+    def bench(self, recipe: Recipe, watch: Watch) -> Bench:
+        """What methods edit the source with."""
+        key = self.key(recipe)
+        return Bench(
+            Watched(self.model(recipe.request), watch),
+            self.source(recipe, watch),
+            self.attributes,
+            lambda part, make: self._shelf.once((key, part), make),
+        )
+
+    def scaled(self, recipe: Recipe, watch: Watch) -> Trajectory:
+        """The source redrawn from the recipe's t on, with its triplets scaled."""
+        source, backbone = self.source(recipe, watch), self.model(recipe.request)
+        t = self.timestep(recipe, source)
+        key = (self.key(recipe), t, recipe.triplets)
+
+        def drawn() -> Trajectory:
+            code = scale(svd(source.at(t)), recipe.triplets).recompose()
+            watch.begin("redrawing", len(backbone.schedule(recipe.request.steps)) - source.index(t))
+            return resume(Watched(backbone, watch), source, t, code)
+
+        return self._shelf.once(key, drawn)
+
+    def target(self, recipe: Recipe, watch: Watch) -> Trajectory:
+        """The trajectory of the target prompt alone, from the same noise."""
+        source = self.source(recipe, watch)
+
+        def drawn() -> Trajectory:
+            watch.begin("drawing the target prompt", len(source.timesteps), looking=False)
+            backbone = Watched(self.model(recipe.request), watch)
+            return resume(backbone, source, source.timesteps[0], prompts=recipe.edit.target)
+
+        return self._shelf.once((self.key(recipe), "target", recipe.edit.target), drawn)
+
+    def timestep(self, recipe: Recipe, walk: Trajectory) -> float:
+        """The timestep of timeline and triplets: the nearest to the recipe's that the trajectory has."""
+        return walk.nearest(recipe.t)
+
+    def moment(self, recipe: Recipe, walk: Trajectory) -> Moment:
+        """The recipe's timestep of its source, looked at closely."""
+        backbone, t = self.model(recipe.request), self.timestep(recipe, walk)
+        step = walk.index(t)
+
+        def looked() -> Moment:
+            after = walk.codes[step : step + 2]
+            levels = estimates.Levels.of(backbone.prepared(recipe.request.steps))
+            estimate = None
+            if levels is not None and len(after) == 2:
+                estimate = backbone.decode(levels.clean(step, *after))
+            code = walk.codes[step, 0]
+            return Moment(t, estimate, code, svd(code))
+
+        return self._shelf.once((self.key(recipe), "moment", t), looked)
+
+    def film(self, recipe: Recipe, walk: Trajectory) -> tuple[list[float], Tensor] | None:
+        """Timesteps and pictures of some estimates along a trajectory, (n, 3, H, W); None where there are none."""
+        backbone = self.model(recipe.request)
+
+        def shown() -> tuple[list[float], Tensor] | None:
+            try:
+                codes = estimates.clean(backbone, walk)[:, 0]
+            except ValueError:
+                return None
+            count = min(FILM, len(codes))
+            if not count:
+                return None
+            rows = [round(i * (len(codes) - 1) / max(1, count - 1)) for i in range(count)]
+            return [walk.timesteps[row].item() for row in rows], backbone.decode(codes[rows])
+
+        return self._shelf.once((self.key(recipe), "film"), shown)
+
+    def noise(self, recipe: Recipe) -> Tensor:
+        """The middle 95% of the singular values of noise as it is at the recipe's start, shape (2, k)."""
+
+        def measured() -> Tensor:
+            S = svd(self.backbone.noise(range(1000, 1000 + NOISES))).S.flatten(0, 1).cpu()
+            return S.quantile(torch.tensor([0.025, 0.975]), dim=0)
+
+        return self._shelf.once("noise", measured)
+
+    def key(self, recipe: Recipe) -> Any:
+        """What determines the source."""
+        request = replace(recipe.request, seed=0, until=None) if recipe.upload is not None else recipe.request
+        return request, recipe.upload
+
+
+def scale(parts: ChannelSVD, triplets: Triplets) -> ChannelSVD:
+    """A decomposition with its singular values scaled as asked for."""
+    for indices, factor in scalings(triplets):
+        rows = range(indices.start, parts.rank) if isinstance(indices, range) else indices
+        parts = parts.scale(rows, factor, triplets.channel)
+    return parts
+
+
+def _settings(backbone: Backbone, request: Request) -> Settings:
+    prompts = request.prompt if backbone.kind == "text-to-image" else None
+    return Settings.of(backbone, prompts, request.seed, request.steps, request.guidance, **_negative(request))
+
+
+def _negative(request: Request) -> dict[str, str]:
+    return {"negative_prompt": request.negative} if request.negative else {}

@@ -1,0 +1,113 @@
+"""Watching a model draw: progress, the estimate on the way, and stopping between two steps."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsvd.backbones.models import Backbone
+from lsvd.sampling.estimates import Levels
+
+
+class Stopped(Exception):
+    """The person pressed stop: what is there is kept."""
+
+
+class Dropped(Exception):
+    """A newer request is waiting, or a preview is done: nobody wants the rest."""
+
+
+class Watch:
+    """What a piece of work reports while it runs, and is told.
+
+    report: called with (label, done, total, seconds left or None) after each step. look: called with the estimate of
+    the clean code, shape (B, C, H, W), when `every` seconds have passed since the last one, and after the first step.
+    preview: whether the work ends with the first estimate.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[str, int, int, float | None], None] = lambda *progress: None,
+        look: Callable[[Tensor], None] = lambda code: None,
+        *,
+        every: float = 0.4,
+        preview: bool = False,
+    ):
+        self.report, self.look, self.every, self.preview = report, look, every, preview
+        self.stopped, self.dropped = threading.Event(), threading.Event()
+        self.codes: dict[int, Tensor] = {}  # of the run that goes on: the code at the start of each step
+        self.label, self.total, self.done = "", 0, 0
+        self._began = self._looked = 0.0
+
+    def begin(self, label: str, total: int, *, looking: bool = True) -> None:
+        """Say what comes next, and how many steps that takes. looking: whether estimates are wanted."""
+        self.label, self.total, self.done, self.looking = label, total, 0, looking
+        self._began, self._looked = time.monotonic(), 0.0
+        self.check()
+        self.report(label, 0, total, None)
+
+    def check(self) -> None:
+        """Raise Dropped or Stopped if that was asked for."""
+        if self.dropped.is_set():
+            raise Dropped
+        if self.stopped.is_set():
+            raise Stopped
+
+    def step(self, estimate: Callable[[], Tensor | None]) -> None:
+        """Note a step that was done; estimate() is asked for the clean code when it is time to look at it."""
+        self.done += 1
+        now = time.monotonic()
+        left = (now - self._began) / self.done * max(0, self.total - self.done)
+        self.report(self.label, self.done, max(self.total, self.done), left if self.done > 1 else None)
+        self.check()
+        if self.looking and self.done < self.total and now - self._looked >= self.every:
+            code = estimate()
+            if code is not None:
+                self.look(code)
+            self._looked = time.monotonic()
+            if self.preview and code is not None:
+                raise Dropped
+        self.check()
+
+
+class Watched:
+    """A backbone that tells a Watch of every step, and is the same in all else.
+
+    It stands where the library takes a backbone; `denoise` is the one method through which everything is drawn.
+    """
+
+    def __init__(self, backbone: Backbone, watch: Watch):
+        self._backbone, self._watch = backbone, watch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def denoise(self, code, scheduler, request, generators, on_step) -> None:
+        """See Backbone.denoise."""
+        prepared = self._backbone.prepared(request.steps)
+        levels, times = Levels.of(prepared), prepared.timesteps.tolist()
+        codes, before = {}, code
+        self._watch.codes = codes
+
+        def watched(i: int, t: Tensor, x: Tensor) -> Tensor:
+            nonlocal before
+            x, last = on_step(i, t, x), before
+            before = x
+            place = times.index(float(t)) if levels is not None and float(t) in times else None
+            if place is not None:
+                codes.setdefault(place, last)
+                codes[place + 1] = x
+
+            def estimate() -> Tensor | None:
+                if place is None:
+                    return None
+                found = levels.clean(place, last, x)
+                return found if torch.isfinite(found).all() else None
+
+            self._watch.step(estimate)
+            return x
+
+        self._backbone.denoise(code, scheduler, request, generators, watched)

@@ -8,7 +8,7 @@ ValueError or an OSError: lsvd.__main__ turns it into a sentence.
 COMMANDS = {
     "edit": "edit the picture of a prompt",
     "survey": "measure how pictures respond to their singular values",
-    "study": "measure the edits of the studies editing, strength and ablation",
+    "study": "measure the edits of the studies editing, strength and ablation, or try the statistics",
     "evaluate": "measure the shipped readers and generators",
     "train": "train the shipped models from the renderer alone",
     "tables": "print measured tables as Markdown",

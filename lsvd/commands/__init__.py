@@ -9,7 +9,7 @@ COMMANDS = {
     "edit": "edit the picture of a prompt",
     "explore": "explore a model's latent space in the browser",
     "survey": "measure how pictures respond to their singular values",
-    "study": "measure the edits of the studies editing, strength and ablation",
+    "study": "measure the edits of the studies editing, strength and ablation, or try the statistics",
     "evaluate": "measure the shipped readers and generators",
     "train": "train the shipped models from the renderer alone",
     "tables": "print measured tables as Markdown",

@@ -1,11 +1,14 @@
-"""Measure edits in many ways, study by study, and keep them in measurements/edits.
+"""Measure edits in many ways, study by study, and keep them in measurements/edits; or try the statistics.
 
 editing tries all settings on seeds of their own (outputs/tables/sweep.csv), then measures each method's best within
 budgets of side effects on other seeds; strength measures one setting at many strengths; ablation one setting without
-one loss at a time. All together takes three hours of one core. comparison, which is measured only if it is named, holds
-low-rank guidance and AVI against the editors of diffusers (measurements/comparison, outputs/tables/comparison.csv), for
-any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone. What was measured is not measured
-again, and a stopped run goes on.
+one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
+run goes on.
+
+By name only: comparison holds low-rank guidance and AVI against the editors of diffusers (measurements/comparison,
+outputs/tables/comparison.csv), for any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone.
+coverage simulates how often intervals cover the truth (outputs/tables/coverage.csv), and exchanges how often verdicts
+hold where labels were exchanged, so that nothing is true (outputs/tables/exchanges.csv).
 """
 
 import argparse
@@ -14,12 +17,13 @@ from importlib import import_module
 
 STUDIES = ("editing", "strength", "ablation")  # that are measured if none is named
 COMPARISON = "comparison"
+SIMULATIONS = ("coverage", "exchanges")
 log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    listed = ", ".join((*STUDIES, COMPARISON))
+    listed = ", ".join((*STUDIES, COMPARISON, *SIMULATIONS))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {listed}; the first three if none is given")
     parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (%(default)s)")
     add = parser.add_argument_group("comparison").add_argument
@@ -36,14 +40,14 @@ def run(options: argparse.Namespace) -> None:
     from lsvd.checks import known
     from lsvd.studies.rig import load_rig
 
-    names = [known(name, (*STUDIES, COMPARISON), "study") for name in options.names] or STUDIES
+    names = [known(name, (*STUDIES, COMPARISON, *SIMULATIONS), "study") for name in options.names] or STUDIES
     try:
-        rig = load_rig(options.backbone, options.device) if set(names) & set(STUDIES) else None
+        rig = load_rig(options.backbone, options.device) if {*names} - {COMPARISON, "coverage"} else None
         for name in names:
             if name == COMPARISON:
                 _compare(options)
             else:
-                import_module(f"lsvd.studies.{name}").run(rig)
+                import_module(f"lsvd.studies.{name}").run(*([] if name == "coverage" else [rig]))
     except (ValueError, OSError) as error:
         error.add_note(options.backbone)
         raise

@@ -19,13 +19,16 @@ def frechet(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def measure_from(b: ArrayLike) -> Callable[[ArrayLike], float]:
-    """The function that gives the distance of features a (n, d) from b (m, d): for many a, b is taken apart once."""
+    """The function that gives the distance of features a (n, d) from b (m, d): for many a, b is taken apart once.
+
+    With few=True it takes sets of two rows and more, whose distances can be compared among sets of one size alone.
+    """
     b = _checked(b)
     mean, cov = b.mean(0), np.cov(b, rowvar=False)
     root = _root(np.atleast_2d(cov))
 
-    def distance(a: ArrayLike) -> float:
-        a = _checked(a)
+    def distance(a: ArrayLike, few: bool = False) -> float:
+        a = _checked(a, few)
         if a.shape[1] != b.shape[1]:
             raise ValueError(
                 f"features of size {a.shape[1]} and {b.shape[1]} cannot be compared: use one feature network"
@@ -67,8 +70,10 @@ def bootstrap(a: ArrayLike, b: ArrayLike, *, repeats: int = 200, level: float = 
     """The distance with a bootstrap interval: rows of both sets are redrawn with replacement, seeded.
 
     Resampling repeats the upward bias that the distance has at finite n, so the percentiles are shifted until their
-    mean is the estimate. The interval thus says where the distance of two other sets of these sizes would fall, bias
-    included: compare it with `floor` at the same n. Its ends are cut at 0. Raises ValueError like `frechet`.
+    mean is the estimate. The interval is one for the *expected* distance of two sets of these sizes, bias included:
+    compare it with `floor` at the same n. The distance of two other sets varies as this one does, and so falls into it
+    less often than 95%. With few rows for their features it is too wide: it covers more. Its ends are cut at 0. Raises
+    ValueError like `frechet`.
     """
     a, b = _checked(a), _checked(b)
     value = frechet(a, b)
@@ -88,13 +93,13 @@ def _root(cov: NDArray) -> NDArray:
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
-def _checked(features: ArrayLike) -> NDArray[np.float64]:
+def _checked(features: ArrayLike, few: bool = False) -> NDArray[np.float64]:
     x = np.asarray(features, np.float64)
     if x.ndim != 2:
         raise ValueError(f"features must have shape (n, d), not {x.shape}")
     if not np.isfinite(x).all():
         raise ValueError("the features hold values that are not finite: look at the pictures they were taken from")
-    if len(x) <= x.shape[1] + 1:
+    if len(x) < (2 if few else x.shape[1] + 2):
         raise ValueError(f"{len(x)} pictures are too few for {x.shape[1]} features: take at least {x.shape[1] + 2}")
     return x
 

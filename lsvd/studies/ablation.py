@@ -16,11 +16,11 @@ from lsvd.avi.edit import codes_between
 from lsvd.backbones.models import Backbone
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics import fidelity, intervals
-from lsvd.statistics.intervals import Interval
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.intervals import Interval, jackknife, without_each
+from lsvd.statistics.verdicts import Part, Verdict, holm, judge
 from lsvd.studies import edits
 from lsvd.studies.edits import Measured
-from lsvd.studies.merit import of_seeds, values
+from lsvd.studies.merit import change, level
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import ATTRIBUTES, CENTRES, FEW, Way, target_prompt
 from lsvd.testbed.evaluate import reference_features
@@ -92,9 +92,13 @@ def measure(rig: Rig, way: Way | None = None, *, references: int = 2000, progres
     for too few references.
     """
     ways = without(setting() if way is None else way)
-    measured = edits.of_attributes(rig, list(ways.values()), FEW, progress=progress)
     features = reference_features(rig.judge, references, rig.backbone.entry.size, {"style": "photo"})
-    return from_outcomes(rig.backbone.name, measured, ways, features)
+    return from_outcomes(rig.backbone.name, measured(rig, ways, progress=progress), ways, features)
+
+
+def measured(rig: Rig, ways: Mapping[tuple[str, str], Way], *, progress: bool = False) -> Measured:
+    """The outcomes of all ways."""
+    return edits.of_attributes(rig, list(ways.values()), FEW, progress=progress)
 
 
 def from_outcomes(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], Way], reference: NDArray) -> Result:
@@ -105,9 +109,9 @@ def from_outcomes(backbone: str, measured: Measured, ways: Mapping[tuple[str, st
     levels, changes = {}, {}
     for (basis, loss), way in ways.items():
         full = ways[basis, FULL]
-        levels[basis, loss] = {name: level(measured, way, name) for name in MEASURES}
+        levels[basis, loss] = {name: level(measured, way, field) for name, field in FIELDS.items()}
         levels[basis, loss]["frechet"] = distance(far[basis, loss])
-        changes[basis, loss] = {name: change(measured, way, full, name) for name in MEASURES}
+        changes[basis, loss] = {name: change(measured, way, full, field) for name, field in FIELDS.items()}
         changes[basis, loss]["frechet"] = farther(far[basis, loss], far[basis, FULL])
     floor = fidelity.frechet(reference[:pictures], reference[pictures:])
     return Result(backbone, levels, changes, pictures, floor)
@@ -115,7 +119,7 @@ def from_outcomes(backbone: str, measured: Measured, ways: Mapping[tuple[str, st
 
 def run(rig: Rig, progress: bool = True) -> None:
     """Measure the study."""
-    edits.of_attributes(rig, list(without(setting()).values()), FEW, progress=progress)
+    measured(rig, without(setting()), progress=progress)
 
 
 def code_changes(
@@ -134,78 +138,64 @@ def code_changes(
         for (basis, loss), way in ways.items():
             y, other = ways[basis, FULL].code(x, z), way.code(x, z)
             shares[basis, loss].append((other - y).flatten(1).norm(dim=1) / (y - x).flatten(1).norm(dim=1))
-    return {key: intervals.mean(torch.cat(parts)) for key, parts in shares.items()}
+    return {
+        key: intervals.mean(torch.cat(parts)) if key[1] != FULL else Interval(0.0, 0.0, 0.0)
+        for key, parts in shares.items()
+    }
 
 
-def level(measured: Measured, way: Way, name: str) -> Interval:
-    """One of MEASURES, mean over attributes and the pictures that lacked them."""
-    return intervals.mean(of_seeds(values(measured, [way], FIELDS[name])[:, 0]))
+def distances(measured: Measured, way: Way, reference: NDArray) -> NDArray:
+    """Frechet distance of all edited pictures together from reference features (m, d), shape (1 + n,).
 
-
-def change(measured: Measured, way: Way, full: Way, name: str) -> Interval:
-    """By how much one of MEASURES is larger than with the full loss, paired by picture."""
-    pair = values(measured, [way, full], FIELDS[name])
-    return intervals.mean(of_seeds(pair[:, 0] - pair[:, 1]))
-
-
-def distances(measured: Measured, way: Way, reference: NDArray, draws: int = 200, seed: int = 0) -> NDArray:
-    """Frechet distance of all edited pictures together from reference features (m, d), shape (1 + draws,).
-
-    First of the pictures themselves, then of bootstrap draws of seeds, the same for all ways: the pictures of one seed
-    hang together. The reference stays as it is. Raises ValueError for few pictures.
+    First of all pictures, then without those of each of the n seeds in turn: the pictures of one seed hang together.
+    The reference stays as it is. Raises ValueError for few pictures.
     """
     features = np.stack(
         [outcomes[way].features.double().numpy() for outcomes in measured.values()]
     )  # (attributes, n, d)
     away, (n, d) = fidelity.measure_from(reference), features.shape[1:]
-    draws_of_seeds = np.random.default_rng(seed).integers(n, size=(draws, n))
-    return np.array([away(features[:, seeds].reshape(-1, d)) for seeds in (np.arange(n), *draws_of_seeds)])
+    kept = without_each(n) > 0
+    return np.array([away(features[:, some].reshape(-1, d), few=i > 0) for i, some in enumerate(kept)])
 
 
-def distance(draws: NDArray) -> Interval:
-    """The Frechet distance of `distances`, with its interval, which is cut at 0."""
-    gap = farther(draws, np.zeros_like(draws))
-    return Interval(gap.value, max(0.0, gap.low), gap.high)
+def distance(far: NDArray) -> Interval:
+    """The Frechet distance of `distances`, with its interval."""
+    return jackknife(far[0], far[1:], bounds=(0.0, np.inf))
 
 
-def farther(draws: NDArray, full: NDArray) -> Interval:
+def farther(far: NDArray, full: NDArray) -> Interval:
     """By how much the Frechet distance is larger than with the full loss, both of `distances`.
 
-    Both distances are biased upwards alike, as they are of as many pictures; draws repeat pictures, so they are shifted
-    until their mean is the estimate.
+    Both are biased upwards alike, as they are of as many pictures. Of a setting and itself it is 0 for certain.
     """
-    value, gaps = float(draws[0] - full[0]), (draws - full)[1:]
-    low, high = value + np.quantile(gaps - gaps.mean(), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    if np.array_equal(far, full):
+        return Interval(0.0, 0.0, 0.0, len(far) - 1, lambda level: Interval(0.0, 0.0, 0.0, len(far) - 1))
+    gap = far - full
+    return jackknife(gap[0], gap[1:])
 
 
-def shows(changes: Mapping[str, Interval], loss: str) -> bool:
-    """Does what the paper expects without a loss show, with its interval? changes: by measure."""
+def parts(result: Result, loss: str) -> list[Part]:
+    """What the paper expects without a loss, as one part for each basis."""
     name, sign = EXPECTED[loss]
-    return min(sign * changes[name].low, sign * changes[name].high) > 0
+    return [Part(result.changes[basis, loss][name], sign=sign) for basis in result.bases]
 
 
 def bases_with(result: Result, loss: str) -> list[bool]:
-    """Whether the failure without a loss shows, for each basis of the result."""
-    return [shows(result.changes[basis, loss], loss) for basis in result.bases]
+    """Whether the failure without a loss shows, for each basis of the result, corrected for their number (Holm)."""
+    return holm(parts(result, loss))
 
 
 def verdicts(result: Result) -> list[Verdict]:
-    """Whether the failure shows without each loss: in all bases, in part if in some.
+    """Whether the failure shows without each loss: in all bases, in part if in some (`bases_with`).
 
     The effect is the change in the first basis.
     """
-    return [
-        Verdict(
-            "ablation",
-            f"{label(loss)}: {failure}",
-            result.backbone,
-            result.changes[result.bases[0], loss][EXPECTED[loss][0]],
-            0.0,
-            judge(bases_with(result, loss)),
-        )
-        for loss, failure in FAILURES.items()
-    ]
+    return [verdict(result, loss) for loss in FAILURES]
+
+
+def verdict(result: Result, loss: str) -> Verdict:
+    """The verdict on one loss."""
+    return judge("ablation", f"{label(loss)}: {FAILURES[loss]}", result.backbone, parts(result, loss))
 
 
 def rows(result: Result) -> list[dict[str, str]]:

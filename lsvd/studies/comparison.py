@@ -22,7 +22,7 @@ from lsvd.checks import check_seeds, known, whole
 from lsvd.paths import outputs
 from lsvd.statistics import fidelity
 from lsvd.statistics.intervals import Interval, columns, mean
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage.files import update_csv
 from lsvd.studies import merit
 from lsvd.studies.editors import METHODS, Editor, tries
@@ -131,13 +131,12 @@ def choose(tried: Measured, read: bool, budgets: Sequence[float] = BUDGETS) -> d
 
 def verdicts(result: Result) -> list[Verdict]:
     """Whether low-rank guidance beats each other method at each budget: the interval of the difference lies above 0."""
-    found = []
+    claims = []
     for method in result.chosen if result.read and MINE in result.chosen else ():
         for budget in BUDGETS if method != MINE else ():
-            lead = result.lead(method, budget)
-            claim = CLAIM.format(method, budget)
-            found.append(Verdict("comparison", claim, result.backbone, lead, 0.0, judge([lead.low > 0])))
-    return found
+            claim, lead = CLAIM.format(method, budget), Part(result.lead(method, budget))
+            claims.append(judge("comparison", claim, result.backbone, [lead]))
+    return claims
 
 
 def rows(result: Result) -> list[dict[str, str]]:

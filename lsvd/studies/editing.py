@@ -17,7 +17,7 @@ from lsvd.backbones.models import Backbone
 from lsvd.paths import outputs
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import Interval, columns, mean
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage.files import update_csv
 from lsvd.studies import edits, merit
 from lsvd.studies.edits import Measured, photos
@@ -29,6 +29,7 @@ from lsvd.testbed.effects import compare
 BUDGETS = (0.02, 0.04, 0.06, 0.1, 0.2)
 """Side effects within which each family's best setting is chosen."""
 
+MARGIN = 0.02  # of success: a lead of less is none
 CLAIM = "AVI beats {} at equal side effects"
 ALL = "all controls"
 
@@ -203,9 +204,9 @@ def shares_of_bound(backbone: Backbone, source: Trajectory, way: Way) -> dict[st
 
 
 def verdicts(result: Result) -> list[Verdict]:
-    """Whether AVI beats each family of controls, and all together, at equal side effects: the gain lies above 0."""
+    """Whether AVI beats each family of controls, and all together, at equal side effects, by more than MARGIN."""
     return [
-        Verdict("editing", CLAIM.format(family), result.backbone, gain, 0.0, judge([gain.low > 0]))
+        judge("editing", CLAIM.format(family), result.backbone, [Part(gain, margin=MARGIN)])
         for family, gain in result.against.items()
     ]
 
@@ -218,7 +219,7 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     table = []
     for name, outcomes in result.reported.items():
         for way, outcome in outcomes.items():
-            effects, perceptual = outcome.effects, mean(outcome.distance)
+            effects, perceptual = outcome.effects, mean(outcome.distance, bounds=merit.BOUNDS["distance"])
             row = {"attribute": name, "method": way.family, "setting": way.setting}
             row |= columns("success", effects.success) | columns("side_effects", effects.side)
             table.append(row | columns("perceptual", perceptual) | {"n": effects.lacking})

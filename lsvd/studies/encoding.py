@@ -15,14 +15,15 @@ from scipy import stats
 from torch import Tensor
 
 from lsvd.backbones.models import Backbone
-from lsvd.statistics.intervals import Interval, mean
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.intervals import SIGNED, Interval, mean, means
+from lsvd.statistics.verdicts import Part, Verdict, holm, judge
 from lsvd.studies.responses import Responses, stack
 from lsvd.studies.survey import SAMPLES, Plan, survey
 from lsvd.testbed.reader import Reader
 from lsvd.testbed.scenes.scene import Scale
 
 LEVEL = 0.05  # of false discoveries among all that is called above chance
+MARGIN = 0.05  # of a difference of correlations: less is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +69,13 @@ def evidence(responses: Sequence[Responses]) -> Evidence:
     """
     d = _excess(responses).movedim(2, -1)
     values = np.full((5, *d.shape[:-1]), np.nan)
-    n = d.isfinite().sum(-1)
-    for cell in np.argwhere(n.numpy() > 1):
-        excess = d[tuple(cell)].numpy()
-        excess = excess[np.isfinite(excess)]
-        effect = mean(excess)
-        p = stats.wilcoxon(excess, alternative="greater", zero_method="zsplit").pvalue
-        values[:4, *cell] = effect.value, effect.low, effect.high, p
+    n, seen = d.isfinite().sum(-1), d.isfinite().numpy()
+    cells = seen.sum(-1) > 1
+    for mask in np.unique(seen[cells], axis=0):  # cells of the same pictures are tested together
+        which = cells & (seen == mask).all(-1)
+        excess = d.numpy()[which][:, mask]
+        values[:3, which] = means(excess, bounds=SIGNED)
+        values[3, which] = stats.wilcoxon(excess, alternative="greater", zero_method="zsplit", axis=1).pvalue
     tested = np.isfinite(values[3])
     if not tested.any():
         raise ValueError("no factor is visible in two pictures: take more pictures")
@@ -101,28 +102,24 @@ def moves(responses: Sequence[Responses]) -> tuple[dict[Scale, Tensor], dict[Sca
 
 
 def scale_means(responses: Sequence[Responses]) -> dict[Scale, tuple[Interval, list[Interval]]]:
-    """The mean excess of each scale: over all timesteps with its 95% interval, and at each timestep.
-
-    The intervals at the timesteps are judged together, so their level is 1 - 0.05 / (number of timesteps).
-    """
-    means, level = {}, 1 - 0.05 / len(responses)
+    """The mean excess of each scale, with its 95% interval: over all timesteps, and at each timestep."""
+    found = {}
     for scale, excess in by_scale(responses).items():
-        overall = excess.nanmean(0)
-        by_time = [mean(row[row.isfinite()], level=level) for row in excess]
-        means[scale] = mean(overall[overall.isfinite()]), by_time
-    return means
+        overall, *by_time = (mean(row[row.isfinite()], bounds=SIGNED) for row in (excess.nanmean(0), *excess))
+        found[scale] = overall, by_time
+    return found
 
 
 def curves(responses: Sequence[Responses]) -> dict[Scale, Tensor]:
     """The mean excess of each scale at each timestep with the ends of its 95% interval, shape (3, timesteps)."""
-    means = {scale: [mean(row[row.isfinite()]) for row in excess] for scale, excess in by_scale(responses).items()}
-    return {scale: torch.tensor([(x.value, x.low, x.high) for x in values]).T for scale, values in means.items()}
+    found = {scale: by_time for scale, (_, by_time) in scale_means(responses).items()}
+    return {scale: torch.tensor([(x.value, x.low, x.high) for x in values]).T for scale, values in found.items()}
 
 
 def trend(responses: Sequence[Responses]) -> dict[str, Interval]:
     """Whether responses grow with t: Spearman's correlation of `by_scale` with t in each picture, mean over pictures.
 
-    One interval for each scale, by bootstrap over pictures, and for "coarse - fine", paired by picture: positive if
+    One interval for each scale, over pictures, and for "coarse - fine", paired by picture: positive if
     coarse factors answer at large t and fine ones at small t (Wang et al. 2025). It is a rank correlation rather than
     the centre of mass over t since moved - null may be negative, which no mass can be, and since the timestep where
     everything moves most would settle the centre of all scales. Pictures in which a scale is not visible, or answers
@@ -135,7 +132,8 @@ def trend(responses: Sequence[Responses]) -> dict[str, Interval]:
     rho = {scale: np.array([_correlation(t, y) for y in curve.T.numpy()]) for scale, curve in curves.items()}
     if "coarse" in rho and "fine" in rho:
         rho["coarse - fine"] = rho["coarse"] - rho["fine"]
-    return {name: mean(values[np.isfinite(values)]) for name, values in rho.items()}
+    bounds = {name: (-2.0, 2.0) if "-" in name else SIGNED for name in rho}
+    return {name: mean(values[np.isfinite(values)], bounds=bounds[name]) for name, values in rho.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,23 +165,31 @@ def measure(
     return Result(plan, responses, *tests)
 
 
+def encoded_at(by_time: Sequence[Interval]) -> list[bool]:
+    """At which of the timesteps a scale is encoded: its mean excess lies above 0, corrected for all of them (Holm)."""
+    return holm([Part(value) for value in by_time])
+
+
 def verdicts(result: Result) -> list[Verdict]:
     """Whether each scale is encoded, and whether coarse factors answer at large t and fine ones at small t.
 
-    Encoded: the mean excess lies above 0 at every timestep, in part at some. Coarse at large t, fine at small t: the
-    difference of the correlations with t lies above 0; wholly if coarse lies above 0 and fine below 0 as well.
+    Encoded: the mean excess lies above 0 at every timestep, in part at some (`encoded_at`). Coarse at large t, fine at
+    small t: the difference of the correlations with t lies above 0 by more than MARGIN; wholly if coarse lies above 0
+    and fine below 0 as well.
     """
     claims = []
     for name, scales in result.means.items():
         for scale, (effect, by_time) in scales.items():
-            word = judge([value.low > 0 for value in by_time])
-            claims.append(Verdict("encoding", f"encoded: {scale} attributes", name, effect, 0.0, word))
+            parts = [Part(value) for value in by_time]
+            claims.append(judge("encoding", f"encoded: {scale} attributes", name, parts, effect=effect))
         trends = result.trends[name]
         if "coarse - fine" in trends:
-            more = trends["coarse - fine"].low > 0
-            word = judge([more, more and trends["coarse"].low > 0, more and trends["fine"].high < 0])
-            claim = "coarse at large t, fine at small t"
-            claims.append(Verdict("encoding", claim, name, trends["coarse - fine"], 0.0, word))
+            parts = [
+                Part(trends["coarse - fine"], margin=MARGIN),
+                Part(trends["coarse"]),
+                Part(trends["fine"], sign=-1),
+            ]
+            claims.append(judge("encoding", "coarse at large t, fine at small t", name, parts, gate=True))
     return claims
 
 

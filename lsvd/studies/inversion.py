@@ -18,7 +18,7 @@ from lsvd.sampling.inversion import invert
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.statistics import fidelity
 from lsvd.statistics.intervals import Interval, columns, mean
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
 from lsvd.testbed.effects import Effects, compare, tally
 from lsvd.testbed.reader import Reader, Reading
@@ -29,6 +29,7 @@ LIMIT = "autoencoder"
 
 ITERATED = "fixed points"
 NEAR = 40.0  # dB of PSNR from the limit, from which on a picture counts as the same
+DECIBELS = 0.0, 120.0  # what lsvd.statistics.fidelity.psnr can be
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,20 +117,17 @@ def _effects(reader: Reader, before: Reading, after: Tensor, wanted: dict[str, s
 def verdicts(result: Result) -> list[Verdict]:
     """Whether each way leads back to the picture, and each edit brings its attribute in.
 
-    Back: to NEAR dB or more from the LIMIT; the effect is the mean. In: read in the pictures that lacked it; the effect
-    is their share. Either holds if it does in all pictures, in part if in some. The threshold is ours.
+    Back: the mean PSNR from the LIMIT exceeds NEAR. In: the attribute is read in more than half of the pictures that
+    lacked it. Both thresholds are ours.
     """
     claims = []
     for way in [way for way in result.back if way != LIMIT]:
-        psnr = result.from_limit(way)
-        verdict = judge((psnr > NEAR).tolist())
-        claims.append(
-            Verdict("inversion", f"leads back to the picture: {way}", result.backbone, mean(psnr), NEAR, verdict)
-        )
+        part = Part(mean(result.from_limit(way), bounds=DECIBELS), null=NEAR)
+        claims.append(judge("inversion", f"leads back to the picture: {way}", result.backbone, [part]))
     for name, edit in result.edits.items():
         if (success := edit.effects.success) is not None:
-            verdict = judge([success.value == 1, success.value > 0])
-            claims.append(Verdict("inversion", f"an edit brings in: {name}", result.backbone, success, 0.0, verdict))
+            part = Part(success, null=0.5)
+            claims.append(judge("inversion", f"an edit mostly brings in: {name}", result.backbone, [part]))
     return claims
 
 
@@ -138,7 +136,7 @@ def rows(result: Result) -> list[dict[str, str]]:
     table = []
     for way, moved in result.moved.items():
         psnr = result.psnr(way)
-        row = {"way": way, **columns("psnr", mean(psnr)), "least": f"{psnr.min():.4f}"}
+        row = {"way": way, **columns("psnr", mean(psnr, bounds=DECIBELS)), "least": f"{psnr.min():.4f}"}
         table.append(row | columns("factors_moved", moved))
     return table
 

@@ -3,20 +3,28 @@
 A way of editing is a point: the mean over attributes of its success, and of its side effects. What a method can reach
 is the upper concave hull of its points and of no edit at all, since a picture may be given one of two settings by
 chance.
-Intervals come from bootstrap draws of seeds, which all attributes and all ways share.
+Seeds are what is independent: all attributes and all ways share them. Intervals come from leaving each out in turn.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from lsvd.statistics.intervals import Interval, percentiles
+from lsvd.statistics import intervals
+from lsvd.statistics.intervals import LEVEL, SIGNED, UNIT, Bounds, Interval, clustered_share, jackknife, without_each
 from lsvd.studies.edits import Measured
 from lsvd.studies.ways import Way
 
-DRAWS = 2000
+BOUNDS: dict[str, Bounds] = {
+    **dict.fromkeys(("before", "has", "after", "side"), UNIT),
+    "distance": (0.0, 2.0),
+    "chroma": SIGNED,
+}
+"""What the fields of lsvd.studies.edits.Outcome cannot exceed."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +36,28 @@ class Point:
     side: Interval
 
 
-def points(measured: Measured, ways: Iterable[Way] | None = None, draws: int = DRAWS) -> list[Point]:
-    """The points of ways, all if None. Raises ValueError as `weights`, KeyError for a way not measured."""
+def points(measured: Measured, ways: Iterable[Way] | None = None) -> list[Point]:
+    """The points of ways, all if None. Raises ValueError as `seeds_of`, KeyError for a way not measured."""
     ways = _shared(measured) if ways is None else list(ways)
-    counts = weights(measured, draws)
-    table = []
+    counts, table = without_each(seeds_of(measured)), []
     for way in ways:
         success, side = _means(measured, way, counts)
-        table.append(
-            Point(way, *(Interval(float(estimates[0]), *percentiles(estimates[1:])) for estimates in (success, side)))
-        )
+        # without its only seed that lacked the attribute, a success is of nothing
+        known = np.isfinite(success).all()
+        share = clustered_share(success[0], success[1:]) if known else Interval(float(success[0]), *UNIT)
+        table.append(Point(way, share, jackknife(side[0], side[1:], bounds=UNIT)))
     return table
 
 
-def weights(measured: Measured, draws: int = DRAWS, seed: int = 0) -> NDArray:
-    """How often each seed counts: once in the first row, as drawn with replacement in the others: (1 + draws, n).
+def seeds_of(measured: Measured) -> int:
+    """How many seeds attributes and ways share.
 
     Raises ValueError if attributes were measured on different numbers of pictures, on fewer than two, or not at all.
     """
     sizes = {len(outcome.had) for by_way in measured.values() for outcome in by_way.values()}
     if len(sizes) != 1 or min(sizes) < 2:
         raise ValueError(f"ways were measured on {sorted(sizes)} pictures: give the same two or more to all")
-    (n,) = sizes
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
-    return np.concatenate([np.ones((1, n), np.int64), counts])
+    return sizes.pop()
 
 
 def choose(candidates: Sequence[Point], budgets: Sequence[float]) -> dict[float, Way]:
@@ -90,37 +96,58 @@ def front(candidates: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def advantage(measured: Measured, way: Way, others: Sequence[Way], draws: int = DRAWS) -> Interval:
+def advantage(measured: Measured, way: Way, others: Sequence[Way], level: float = LEVEL) -> Interval:
     """By how much a way's success exceeds what `others` reach together at its side effects, with its interval.
 
-    Each draw of seeds has its own hull of the others, which gives them the best of their luck: the interval
-    leans against the way. Raises ValueError if there are no others, and as `weights`.
+    The way lies beyond their hull by the largest, over prices p of side effects, of its least lead over any of them,
+    where the lead is the difference in success minus p times that in side effects, a mean over seeds. The low end is
+    right for all prices together (Scheffe 1953), and so for the best of them; the high end is corrected for the number
+    of others (Bonferroni). Both are on the safe side.
+
+    Raises ValueError if there are no others, and as `seeds_of`.
     """
     if not others:
         raise ValueError("there is nothing to compare with: name one other way or more")
-    counts = weights(measured, draws)
-    success, side = _means(measured, way, counts)
-    rivals = np.array([_means(measured, other, counts) for other in others])  # (others, 2, draws)
-    reached = [reach(rivals[:, 1, i], rivals[:, 0, i], at) for i, at in enumerate(side)]
-    gain = success - np.array(reached)
-    return Interval(float(gain[0]), *percentiles(gain[1:]))
+    n, tail = seeds_of(measured), (1 - level) / 2
+    counts = without_each(n)
+    own = np.array(_means(measured, way, counts))  # (success and side effects, 1 + n)
+    rivals = np.array([*(_means(measured, other, counts) for other in others), np.zeros_like(own)])
+    reached = reach(rivals[:-1, 1, 0], rivals[:-1, 0, 0], own[1, 0])
+    gain, again = float(own[0, 0] - reached), partial(advantage, measured, way, list(others))
+    if n < 3 or not np.isfinite(own).all() or not np.isfinite(rivals).all():
+        return Interval(gain, *SIGNED, n, again)
+    prices = _prices(rivals[:, :, 0])
+    leads = (own - rivals)[:, 0] - prices[:, None, None] * (own - rivals)[:, 1]  # (prices, others, 1 + n)
+    lead = leads[..., 0]
+    error = np.sqrt((n - 1) * leads[..., 1:].var(-1))
+    below = np.sqrt(2 * (n - 1) / (n - 2) * stats.f.ppf(level, 2, n - 2))
+    above = stats.t.ppf(1 - tail / len(rivals), n - 1)
+    low, high = ((lead + factor * error).min(1).max() for factor in (-below, above))
+    return Interval(gain, max(-1.0, min(low, gain)), min(1.0, max(high, gain)), n, again)
 
 
-def lead(measured: Measured, ways: Sequence[Way], others: Sequence[Way], at: float, draws: int = DRAWS) -> Interval:
+def _prices(ways: NDArray) -> NDArray:
+    """Prices of side effects, in success, for ways of (success, side effects), (m, 2): those at which two are level."""
+    gaps = ways[:, None] - ways[None]
+    level = np.divide(gaps[..., 0], gaps[..., 1], out=np.zeros(gaps.shape[:2]), where=gaps[..., 1] != 0)
+    return np.unique(np.concatenate([[0.0], np.geomspace(0.1, 1000, 41), level[level > 0]]))
+
+
+def lead(measured: Measured, ways: Sequence[Way], others: Sequence[Way], at: float) -> Interval:
     """By how much more `ways` reach together than `others` do, at side effects of `at`, with its interval.
 
-    Each draw of seeds, which all share, has its own hull of either. Raises ValueError if either has no ways, and as
-    `weights`.
+    Without each of the seeds, which all share, either has a hull of its own. Raises ValueError if either has no ways,
+    and as `seeds_of`.
     """
     if not ways or not others:
         raise ValueError("there is nothing to compare: name one way or more on either side")
-    counts = weights(measured, draws)
+    counts = without_each(seeds_of(measured))
     reached = []
     for group in (ways, others):
-        each = np.array([_means(measured, way, counts) for way in group])  # (ways, 2, draws)
-        reached.append(np.array([reach(each[:, 1, i], each[:, 0, i], at) for i in range(len(counts))]))
+        means = np.array([_means(measured, way, counts) for way in group])  # (ways, 2, 1 + n)
+        reached.append(np.array([reach(part[:, 1], part[:, 0], at) for part in np.moveaxis(means, 2, 0)]))
     gain = reached[0] - reached[1]
-    return Interval(float(gain[0]), *percentiles(gain[1:]))
+    return jackknife(float(gain[0]), gain[1:], bounds=SIGNED)
 
 
 def reach(side: NDArray, success: NDArray, at: float) -> float:
@@ -153,6 +180,23 @@ def of_seeds(columns: NDArray) -> NDArray:
     seen = np.isfinite(columns)
     some = seen.any(0)
     return np.where(seen, columns, 0).sum(0)[some] / seen.sum(0)[some]
+
+
+def level(measured: Measured, way: Way, what: str) -> Interval:
+    """The mean of a field of Outcome over attributes and the pictures that lacked them, with its interval."""
+    each = of_seeds(values(measured, [way], what)[:, 0])
+    if what == "has":
+        return clustered_share(each.mean(), (each.sum() - each) / (len(each) - 1))
+    return intervals.mean(each, bounds=BOUNDS[what])
+
+
+def change(measured: Measured, way: Way, other: Way, what: str) -> Interval:
+    """By how much that mean is larger than another way's, paired by seed; of a way and itself 0 for certain."""
+    pair = values(measured, [way, other], what)
+    each = of_seeds(pair[:, 0] - pair[:, 1])
+    if way == other:
+        return Interval(0.0, 0.0, 0.0, len(each), lambda level: Interval(0.0, 0.0, 0.0, len(each)))
+    return intervals.mean(each, bounds=SIGNED)
 
 
 def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:

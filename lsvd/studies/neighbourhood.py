@@ -8,7 +8,7 @@ against: a deterministic sampler carries one noise through all timesteps, and th
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,11 +20,12 @@ from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import ChannelSVD, svd
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
-from lsvd.statistics.intervals import Interval, mean
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.intervals import SIGNED, UNIT, Interval, mean
+from lsvd.statistics.verdicts import Part, Verdict, judge
 
 Side = Literal["left", "right"]
 FRESH = 1 << 20  # seeds of fresh noise start here, far from those of pictures
+MARGIN = 0.01  # of the largest distance: what is nearer by less is not called nearer
 LATENT = "mini-sd"  # the model that stands for Stable Diffusion, which the paper finds to vary less
 NULLS = ("chance", "other pictures", "its noise, another's x_0", "its noise added to x_0")
 """What a model's subspaces are to lie nearer than."""
@@ -48,7 +49,7 @@ def distances(codes: Tensor | ChannelSVD, k: int, side: Side = "left") -> Tensor
     Raises as `bases`.
     """
     A = bases(codes, k, side)
-    return _fraction(geodesic.pairwise(A).mean(-1), A)
+    return fraction(geodesic.pairwise(A).mean(-1), A)
 
 
 def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
@@ -59,17 +60,17 @@ def between_pictures(codes: Tensor, k: int, side: Side = "left") -> Tensor:
     if codes.shape[1] < 2:
         raise ValueError("one picture has no other to be compared with: take two seeds or more")
     A = bases(codes, k, side)
-    return _fraction(geodesic.distance(A, A.roll(-1, dims=1)).mean(-1), A)
+    return fraction(geodesic.distance(A, A.roll(-1, dims=1)).mean(-1), A)
 
 
 def by_chance(shape: Sequence[int], k: int, side: Side = "left", pairs: int = 500, seed: int = 0) -> Interval:
     """Mean distance of independent, uniformly distributed subspaces, for channels of shape (H, W)."""
     n = shape[0] if side == "left" else shape[1]
     A, B = geodesic.random_subspaces((2, pairs), n, k, torch.Generator().manual_seed(seed))
-    return mean(_fraction(geodesic.distance(A, B), A))
+    return mean(fraction(geodesic.distance(A, B), A), bounds=UNIT)
 
 
-def _fraction(d: Tensor, A: Tensor) -> Tensor:
+def fraction(d: Tensor, A: Tensor) -> Tensor:
     """Distances of bases, shape (..., n, k), by the largest there is; 0 where both are the whole space, k = n."""
     (n, k), d = A.shape[-2:], d.cpu()
     return d / geodesic.largest(k, n) if k < n else torch.zeros_like(d)
@@ -105,6 +106,11 @@ def add_noise(backbone: Backbone, walk: Trajectory, *, fresh: bool = False, othe
     return torch.stack([*codes, final])
 
 
+def _mean(fractions: Tensor) -> Interval:
+    """The mean over pictures of distances, (B,), which are fractions of the largest."""
+    return mean(fractions, bounds=UNIT)
+
+
 def over_pairs(D: Tensor) -> Tensor:
     """Mean over all pairs of different timesteps, shape (B,), of distances of shape (n, n, B)."""
     first, second = torch.triu_indices(len(D), len(D), 1)
@@ -130,7 +136,7 @@ def dimensions(codes: Sequence[Tensor], shape: Sequence[int]) -> dict[tuple[Side
     rank, parts = min(shape), [svd(x) for x in codes]
     ks = [k for k in (1, 2, 4, 8, 12, 16, 24, 32, 48) if k < rank - 1] + [rank - 1]
     return {
-        (side, k): (*(mean(over_pairs(distances(p, k, side))) for p in parts), by_chance(shape, k, side, pairs=100))
+        (side, k): (*(_mean(over_pairs(distances(p, k, side))) for p in parts), by_chance(shape, k, side, pairs=100))
         for side in ("left", "right")
         for k in ks
     }
@@ -157,25 +163,25 @@ class Neighbourhood:
     def means(self) -> dict[str, Interval]:
         """Mean distance under each condition, with its interval over pictures."""
         return {
-            "model": mean(over_pairs(self.D)),
-            "model, eta = 1": mean(over_pairs(self.stochastic)),
-            "its noise added to x_0": mean(over_pairs(self.shared)),
-            "its noise, another's x_0": mean(over_pairs(self.mixed)),
-            "fresh noise added to x_0": mean(over_pairs(self.fresh)),
-            "other pictures": mean(self.others.mean(0)),
+            "model": _mean(over_pairs(self.D)),
+            "model, eta = 1": _mean(over_pairs(self.stochastic)),
+            "its noise added to x_0": _mean(over_pairs(self.shared)),
+            "its noise, another's x_0": _mean(over_pairs(self.mixed)),
+            "fresh noise added to x_0": _mean(over_pairs(self.fresh)),
+            "other pictures": _mean(self.others.mean(0)),
             "chance": self.chance,
         }
 
     def excess(self) -> dict[str, Interval]:
         """Model minus each null, paired by picture: negative where the model's subspaces lie nearer."""
-        model = over_pairs(self.D)
-        return {
-            "its noise added to x_0": mean(model - over_pairs(self.shared)),
-            "its noise, another's x_0": mean(model - over_pairs(self.mixed)),
-            "fresh noise added to x_0": mean(model - over_pairs(self.fresh)),
-            "other pictures": mean(model - self.others.mean(0)),
-            "chance": mean(model - self.chance.value),
+        nulls = {
+            "its noise added to x_0": over_pairs(self.shared),
+            "its noise, another's x_0": over_pairs(self.mixed),
+            "fresh noise added to x_0": over_pairs(self.fresh),
+            "other pictures": self.others.mean(0),
+            "chance": self.chance.value,
         }
+        return {name: mean(over_pairs(self.D) - null, bounds=SIGNED) for name, null in nulls.items()}
 
     def noise_share(self) -> Interval:
         """The part of the way from chance to the model that carried noise alone covers, with another's picture."""
@@ -219,12 +225,16 @@ class Result:
 
         The null is the same with noise added to x_0 in place of the models. Empty without the model LATENT.
         """
-        latent, differences = self.models.get(LATENT), {}
+        latent, found = self.models.get(LATENT), {}
         for name in sorted(self.models.keys() - {LATENT}) if latent else ():
-            other = self.models[name]
-            models, noise = spread(latent.D) - spread(other.D), spread(latent.shared) - spread(other.shared)
-            differences[name] = mean(models), mean(noise), mean(models - noise)
-        return differences
+            found[name] = tuple(mean(each, bounds=SIGNED) for each in differences(latent, self.models[name]))
+        return found
+
+
+def differences(latent: Neighbourhood, other: Neighbourhood) -> tuple[Tensor, Tensor, Tensor]:
+    """Spread of the latent model minus another's in each picture, its null, and their difference: shape (B,) each."""
+    models, noise = spread(latent.D) - spread(other.D), spread(latent.shared) - spread(other.shared)
+    return models, noise, models - noise
 
 
 def measure(
@@ -250,19 +260,27 @@ def measure(
 def verdicts(result: Result) -> list[Verdict]:
     """Whether each model lies nearer than each of NULLS, and whether the latent model varies less than the others.
 
-    Nearer: the whole interval of model - null lies below 0. Varies less: the latent model's standard deviation is below
-    the other's; holds if it is so by more than with both models taken out.
+    Nearer: model - null lies below 0 by more than MARGIN. Varies less: the latent model's standard deviation is below
+    the other's; wholly if it is so by more than with both models taken out.
     """
     claims = []
     for name, model in result.models.items():
-        excess = model.excess()
-        for null in NULLS:
-            word = judge([excess[null].high < 0])
-            claims.append(Verdict("neighbourhood", f"nearer than: {null}", name, excess[null], 0.0, word))
-    for name, (difference, null, beyond) in result.variation().items():
-        word = judge([difference.high < 0, beyond.high < 0])
-        claims.append(Verdict("neighbourhood", f"varies less than {name}", LATENT, difference, null.value, word))
-    return claims
+        claims += [nearer_than(null, name, model) for null in NULLS]
+    return claims + [varies_less(name, parts) for name, parts in result.variation().items()]
+
+
+def nearer_than(null: str, name: str, model: Neighbourhood) -> Verdict:
+    """The verdict on whether a model's subspaces lie nearer than one of NULLS."""
+    part = Part(model.excess()[null], margin=MARGIN, sign=-1)
+    return judge("neighbourhood", f"nearer than: {null}", name, [part])
+
+
+def varies_less(name: str, parts: Sequence[Interval]) -> Verdict:
+    """The verdict on whether the latent model varies less than another, from the parts of `Result.variation`."""
+    difference, null, beyond = parts
+    tested = [Part(difference, sign=-1), Part(beyond, sign=-1)]
+    claim = judge("neighbourhood", f"varies less than {name}", LATENT, tested, gate=True)
+    return replace(claim, null=null.value)
 
 
 def rows(result: Result) -> list[dict[str, str | int]]:
@@ -270,7 +288,7 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     table = []
     for name, model in result.models.items():
         lines = [("left", result.k, condition, value) for condition, value in model.means().items()]
-        lines.append(("left", result.k, "standard deviation over pairs", mean(spread(model.D))))
+        lines.append(("left", result.k, "standard deviation over pairs", _mean(spread(model.D))))
         for (side, k), values in model.dimensions.items():
             labels = (f"every third step: {label}" for label in ("model", "its noise added to x_0", "chance"))
             lines += [(side, k, label, value) for label, value in zip(labels, values, strict=True)]

@@ -28,8 +28,8 @@ from lsvd.decomposition.mobility import Movement, Paths, chance, follow, movemen
 from lsvd.decomposition.svd import svd
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
-from lsvd.statistics.intervals import Interval, mean, percentiles, weighted_spearman
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.intervals import SIGNED, UNIT, Interval, jackknife, mean, weighted_spearman, without_each
+from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage.steady import rounding
 from lsvd.studies.encoding import Evidence, evidence
 from lsvd.studies.responses import Responses, pictures, stack
@@ -45,6 +45,7 @@ CLAIMS = {
 }
 """The claim on each scale, and the sign of the correlation that it asks for."""
 LEAST = 1e-3  # of a move that says which band moves a factor most: below, it is rounding
+MARGIN = 0.05  # of a correlation beyond its null: less is none
 SHARE = 0.25  # of the pictures in which a factor must count to count for its scale
 
 
@@ -71,14 +72,14 @@ def carriers(moved: Tensor) -> Tensor:
     return band.double().where(most >= LEAST, torch.nan)
 
 
-def order(responses: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -> dict[str, Order]:
+def order(responses: Sequence[Responses]) -> dict[str, Order]:
     """Whether carriers change their rank with t, for each factor by name; and for each scale, the mean of its factors.
 
     responses: those of one backbone at each timestep, of the same pictures, bands and factors. Correlations are over
-    all timesteps and pictures together; intervals are by bootstrap over pictures (percentiles, seeded), the same
-    pictures for all factors. A factor is left out if it counts in fewer than two pictures, or its carrier, or that of
-    the null, is the same everywhere; for its scale it must count in SHARE of them. Raises ValueError for fewer than two
-    timesteps or pictures, and if responses do not fit each other.
+    all timesteps and pictures together; intervals are over pictures, each left out in turn for all factors. A factor is
+    left out if it counts in fewer than two pictures, or its carrier, or that of the null, is the same everywhere, be it
+    without one picture; for its scale it must count in SHARE of them. Raises ValueError for fewer than two timesteps or
+    pictures, and if responses do not fit each other.
     """
     moved, null = stack(responses)
     t, B = [part.t for part in responses], moved.shape[2]
@@ -86,13 +87,11 @@ def order(responses: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -
         raise ValueError("one timestep shows no order: take responses at two or more")
     if B < 2:
         raise ValueError("a correlation's interval needs two or more pictures: take more seeds")
-    counts = np.random.default_rng(seed).multinomial(B, np.full(B, 1 / B), draws)
-    # the first row is the sample itself
-    weights = np.concatenate([np.ones((1, B), int), counts])
+    weights = without_each(B)
     ranks = [carriers(part).numpy() for part in (moved, null)]
     rho, chance = (np.stack([_correlations(t, rank[..., i], weights) for i in range(rank.shape[-1])]) for rank in ranks)
     n = (np.isfinite(ranks[0]).sum(0) > 1).sum(0)
-    valid = np.isfinite(rho[:, 0]) & np.isfinite(chance[:, 0]) & (n > 1)
+    valid = np.isfinite(rho).all(1) & np.isfinite(chance).all(1) & (n > 1)
     rows = {name: [i] for i, name in enumerate(responses[0].names)}
     for i, scale in enumerate(responses[0].scales):
         rows.setdefault(scale, []).extend([i] if n[i] >= SHARE * B else [])
@@ -101,7 +100,9 @@ def order(responses: Sequence[Responses], *, draws: int = 1000, seed: int = 0) -
         which = [i for i in which if valid[i]]
         if which:
             parts = rho[which].mean(0), chance[which].mean(0), (rho - chance)[which].mean(0)
-            result[name] = Order(*(Interval(float(p[0]), *percentiles(p[1:])) for p in parts), int(n[which].min()))
+            bounds = SIGNED, SIGNED, (-2.0, 2.0)
+            known = (jackknife(p[0], p[1:], bounds=ends) for p, ends in zip(parts, bounds, strict=True))
+            result[name] = Order(*known, int(n[which].min()))
     return result
 
 
@@ -183,16 +184,20 @@ def mobility(walk: Trajectory, start: float) -> Mobility:
 
     Raises ValueError as lsvd.decomposition.mobility.follow, and for a walk of one picture, which has no null.
     """
-    codes = walk.codes[:-1]
+    return mobility_of(walk.codes[:-1], walk.timesteps, walk.index(walk.nearest(start)))
+
+
+def mobility_of(codes: Tensor, timesteps: Tensor, reference: int) -> Mobility:
+    """The mobility of the triplets of codes, (n, B, C, H, W), at timesteps (n,); reference: where drawn paths start."""
     same, null = (follow(codes, k=TRIPLETS, shift=shift) for shift in (0, 1))
     level = chance(*codes.shape[-2:])
     return Mobility(
-        movement(same, walk.timesteps),
-        movement(null, walk.timesteps),
-        mean(1 - same.kept(level)[-1].double().mean((1, 2))),
+        movement(same, timesteps),
+        movement(null, timesteps),
+        mean(1 - same.kept(level)[-1].double().mean((1, 2)), bounds=UNIT),
         level,
-        follow(codes[:, :PICTURES], k=TRIPLETS, reference=walk.index(walk.nearest(start))),
-        walk.timesteps,
+        follow(codes[:, :PICTURES], k=TRIPLETS, reference=reference),
+        timesteps,
     )
 
 
@@ -224,18 +229,23 @@ def verdicts(result: Result) -> list[Verdict]:
     """Whether ranks move by more than a place, coarse attributes sink in the order as t falls, and fine ones rise.
 
     Ranks: those of the TRIPLETS first triplets over half the way and more; the threshold of one place is ours. Sink and
-    rise: the correlation lies beyond that of the null; wholly if it lies beyond 0 itself.
+    rise: the correlation lies beyond that of the null by more than MARGIN; wholly if it lies beyond 0 itself.
     """
     claims = []
     for name, mobile in result.mobility.items():
         moved = mobile.far()[0]
-        claims.append(Verdict("order", "ranks move by more than a place", name, moved, 1.0, judge([moved.low > 1])))
-        for scale, (claim, sign) in CLAIMS.items():
-            if scale in result.orders.get(name, {}):
-                mean_order = result.orders[name][scale]
-                parts = mean_order.beyond, mean_order.rho
-                beyond, itself = (min(sign * part.low, sign * part.high) > 0 for part in parts)
-                claims.append(Verdict("order", claim, name, mean_order.beyond, 0.0, judge([beyond, beyond and itself])))
+        claims.append(judge("order", "ranks move by more than a place", name, [Part(moved, null=1.0)]))
+        claims += scale_verdicts(name, result.orders.get(name, {}))
+    return claims
+
+
+def scale_verdicts(name: str, orders: Mapping[str, Order]) -> list[Verdict]:
+    """The verdicts on CLAIMS, for the orders of one backbone."""
+    claims = []
+    for scale, (claim, sign) in CLAIMS.items():
+        if scale in orders:
+            parts = [Part(orders[scale].beyond, margin=MARGIN, sign=sign), Part(orders[scale].rho, sign=sign)]
+            claims.append(judge("order", claim, name, parts, gate=True))
     return claims
 
 

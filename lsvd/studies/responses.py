@@ -57,17 +57,21 @@ class Responses:
         return {"moved": self.moved, "null": self.null}
 
 
-def scale_bands(walk: Trajectory, t: float | Tensor, bands: Bands, factor: float) -> tuple[Tensor, Tensor]:
+def scale_bands(
+    walk: Trajectory, t: float | Tensor, bands: Bands, factor: float, x: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x_t with each band's singular values multiplied by `factor` in every channel, and the null: (bands, B, C, H, W).
 
     The null adds, for each triplet, a random rank-one matrix u v^T of Frobenius norm |factor - 1| sigma_i, u and v
     uniform on the sphere; those of one band are orthogonal to each other, as its triplets are, so that the whole change
-    has the norm of the one it stands for. Each is drawn from the picture's seed, the step and the triplet alone. Raises
+    has the norm of the one it stands for. Each is drawn from the picture's seed, the step and the triplet alone.
+
+    x: what is scaled in place of x_t, of its shape, such as the model's estimate of x_0. Raises
     ValueError if t is not on the walk's schedule, for bands that are empty or name a triplet twice or beyond the rank,
     a factor or code that is not finite, or a walk of no pictures.
     """
     seeds, bands = check_seeds(walk.settings.seeds), _bands(bands)
-    step, x = walk.index(t), walk.at(t)
+    step, x = walk.index(t), walk.at(t) if x is None else x
     triplets = svd(x)
     scaled, null = [], []
     for band in bands:
@@ -118,16 +122,18 @@ def responses(
     bands: Bands,
     factor: float,
     *,
+    codes: Sequence[Tensor] | None = None,
     batch: int = 64,
     progress: bool = False,
 ) -> Responses:
     """How far each factor of the reader's scene moves when each band of x_t is scaled, beside its null.
 
     The cost is 2 * bands * B * (steps from t on) evaluations of the model (with guidance, twice that), `batch` codes at
-    a time. Results depend on `batch` by rounding only. Pictures of any size will do, since the reader resizes them.
+    a time. codes: x_t as it was changed in place of that, and its null, (bands, B, C, H, W) each. Results depend on
+    `batch` by rounding only. Pictures of any size will do, since the reader resizes them.
     Raises ValueError as `scale_bands` and lsvd.sampling.trajectory.resume.
     """
-    codes = torch.cat(scale_bands(walk, t, bands, factor))
+    codes = torch.cat(list(codes or scale_bands(walk, t, bands, factor)))
     factors = reader.scene.factors
     # a multistep solver begins again where codes are put in: so does what they are compared with
     memory = remembers(backbone.prepared(walk.settings.steps))

@@ -7,6 +7,7 @@ count. Intervals are over seeds, which all attributes and strengths share.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,11 +18,11 @@ from lsvd.avi import attribute
 from lsvd.backbones.models import Backbone
 from lsvd.sampling.kept import trajectories
 from lsvd.statistics import intervals
-from lsvd.statistics.intervals import Interval, percentiles
-from lsvd.statistics.verdicts import Verdict, judge
+from lsvd.statistics.intervals import LEVEL, SIGNED, Interval, jackknife, without_each
+from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.studies import editing, edits, merit
 from lsvd.studies.edits import Measured
-from lsvd.studies.merit import of_seeds, values
+from lsvd.studies.merit import BOUNDS, of_seeds, values
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import ATTRIBUTES, FEW, SOURCE, Way, target_prompt
 from lsvd.testbed.effects import Effects
@@ -134,7 +135,7 @@ def verdicts(result: Result) -> list[Verdict]:
     """Whether strength turns the attribute up: the correlation lies above STEADY; in part if it lies above 0."""
     rho = result.monotone("AVI")
     claim = f"{CLAIM} ({result.way.family})"
-    return [Verdict("strength", claim, result.backbone, rho, 0.0, judge([rho.low > 0, rho.low > STEADY]))]
+    return [judge("strength", claim, result.backbone, [Part(rho), Part(rho, null=STEADY)], gate=True)]
 
 
 def rows(result: Result) -> list[dict[str, str | int]]:
@@ -149,14 +150,16 @@ def rows(result: Result) -> list[dict[str, str | int]]:
                 outcome, lacking = outcomes[way], ~outcomes[way].had
                 row = {"attribute": name, "method": way.family, "strength": f"{strength:g}", "tx": f"{way.tx:g}"}
                 for head, numbers in (("probability", outcome.after[lacking]), ("side_effects", outcome.side)):
-                    row |= intervals.columns(head, intervals.mean(numbers) if len(numbers) > 1 else None)
+                    known = intervals.mean(numbers, bounds=intervals.UNIT) if len(numbers) > 1 else None
+                    row |= intervals.columns(head, known)
                 table.append(row | {"n": int(lacking.sum())})
     return table
 
 
 def curve(measured: Measured, ways: Sequence[Way], what: str) -> list[Interval]:
     """The mean over attributes and pictures at each strength. Raises ValueError if fewer than two pictures count."""
-    return [intervals.mean(of_seeds(column)) for column in values(measured, ways, what).swapaxes(0, 1)]
+    columns = values(measured, ways, what).swapaxes(0, 1)
+    return [intervals.mean(of_seeds(column), bounds=BOUNDS[what]) for column in columns]
 
 
 def monotone(measured: Measured, ways: Sequence[Way], strengths: Sequence[float]) -> Interval:
@@ -169,23 +172,28 @@ def monotone(measured: Measured, ways: Sequence[Way], strengths: Sequence[float]
     for a, n in np.argwhere(np.isfinite(p).all(1)):
         chances = p[a, :, n]
         rho[a, n] = stats.spearmanr(strengths, chances).statistic if np.ptp(chances) > 0 else 0.0
-    return intervals.mean(of_seeds(rho))
+    return intervals.mean(of_seeds(rho), bounds=SIGNED)
 
 
-def bend(measured: Measured, ways: Sequence[Way], strengths: Sequence[float], draws: int = merit.DRAWS) -> Interval:
+def bend(measured: Measured, ways: Sequence[Way], strengths: Sequence[float], level: float = LEVEL) -> Interval:
     """How far the mean probability leaves the straight line between its ends, as a share of its rise.
 
-    0 for a line; a step has up to 1. The strengths must rise. NaN where nothing rises.
+    0 for a line; a step has up to 1. The strengths must rise. The largest of several deviations is never 0 in a sample;
+    its interval is that of all deviations together (Bonferroni), and so begins at 0 unless one of them leaves out 0.
+    NaN where nothing rises.
     """
     p = values(measured, ways, "after")
-    seen, counts = np.isfinite(p), merit.weights(measured, draws)
+    seen, counts = np.isfinite(p), without_each(merit.seeds_of(measured))
     count = np.einsum("dn,asn->das", counts, seen)
     mean = np.einsum("dn,asn->das", counts, np.where(seen, p, 0)) / np.maximum(count, 1)
-    y = (mean * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)  # (draws, strengths)
+    y = (mean * (count > 0)).sum(1) / np.maximum((count > 0).sum(1), 1)  # (1 + seeds, strengths)
     x = (np.asarray(strengths) - strengths[0]) / (strengths[-1] - strengths[0])
     rise = y[:, -1:] - y[:, :1]
-    if not rise[0, 0]:
+    if not rise.all():
         return Interval(np.nan, np.nan, np.nan)
-    away = np.abs(y - (y[:, :1] + rise * x)).max(1)
-    away = np.divide(away, np.abs(rise[:, 0]), out=np.full(len(y), np.nan), where=rise[:, 0] != 0)
-    return Interval(float(away[0]), *percentiles(away[1:]))
+    inner = ((y - y[:, :1] - rise * x) / np.abs(rise))[:, 1:-1].T
+    each = [jackknife(away[0], away[1:], 1 - (1 - level) / len(inner), SIGNED) for away in inner]
+    low = max(max(own.low, -own.high, 0.0) for own in each)
+    high = max(max(own.high, -own.low) for own in each)
+    again = partial(bend, measured, ways, strengths)
+    return Interval(float(np.abs(inner[:, 0]).max()), float(low), float(high), each[0].n, again)

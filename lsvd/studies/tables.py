@@ -15,9 +15,11 @@ VERDICTS: dict[str, Column] = {
     "backbone": "backbone",
     "effect [95% interval]": ("effect", "low", "high"),
     "null": "null",
+    "margin": "margin",
+    "seeds": "n",
     "verdict": "verdict",
 }
-JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation")
+JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation", "predictions")
 """The studies whose claims are shown; each table is the part of verdicts.csv that is theirs."""
 TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),
@@ -41,6 +43,21 @@ TABLES: dict[str, dict[str, Column]] = {
         "floor": "floor",
     },
     "reader": {"scene": "scene", "factor": "factor", "score": "score", "degraded": "degraded"},
+    "coverage": {
+        "interval": "interval",
+        "law": "law",
+        "seeds": "n",
+        "covers": "covers",
+        "median width": "width",
+        "samples": "repetitions",
+    },
+    "exchanges": {
+        "study": "study",
+        "rule": "rule",
+        "backbone": "backbone",
+        "verdicts": "verdicts",
+        "hold by mistake [95% interval]": ("false", "false_low", "false_high"),
+    },
     "bench": {"what": "name", "times as fast [95% interval]": ("ratio", "low", "high"), "seconds": "seconds"},
     "fullsize": {
         "model": "name",
@@ -53,7 +70,7 @@ TABLES: dict[str, dict[str, Column]] = {
     },
 }
 """For each table: heading and column of each column shown."""
-ROUNDED = ("floor", "null", "least")
+ROUNDED = ("floor", "null", "margin", "least")
 FOUND = (
     ("Codes along a trajectory lie nearer than chance (property 1)", "neighbourhood", "nearer than: chance"),
     (
@@ -67,6 +84,11 @@ FOUND = (
         "Fine attributes rise in the order as t falls (property 3)",
         "order",
         "fine attributes rise in the order as t falls",
+    ),
+    (
+        "The model's estimate of the picture settles before the noisy code",
+        "predictions",
+        "x̂_0 lies nearer to its end than x_t",
     ),
     ("AVI beats all its controls at equal side effects", "editing", "AVI beats all controls at equal side effects"),
     ("Strength turns an attribute up", "strength", "strength turns the attribute up (AVI, z branched)"),
@@ -111,6 +133,8 @@ def markdown(name: str, rows: Iterable[Mapping[str, str]]) -> str:
             if not isinstance(column, str)
             else _rounded(row[column], _decimals(row, first))
             if column in ROUNDED and first
+            else verdict(row)
+            if column == "verdict"
             else row[column]
             for column in columns.values()
         )
@@ -124,6 +148,11 @@ def interval(row: Mapping[str, str], column: tuple[str, str, str]) -> str:
     return f"{value} [{low}, {high}]" if value else ""
 
 
+def verdict(row: Mapping[str, str]) -> str:
+    """The verdict of a row of verdicts.csv, with the number of seeds that would decide what is undecided."""
+    return f"{row['verdict']} ({row['seeds']} seeds would decide)" if row["seeds"] else row["verdict"]
+
+
 def findings() -> str:
     """The README's table: each line of FOUND with its effect on mini-sd, and on how many models its claim holds."""
     lines = ["| question | effect on mini-sd [95% interval] | verdict |", "|---|---|---|"]
@@ -132,10 +161,10 @@ def findings() -> str:
         if "mini-sd" not in rows:
             raise ValueError(f"verdicts.csv has no line on {claim!r} and mini-sd: run make reproduce")
         counts = Counter(row["verdict"] for row in rows.values())
-        most = sorted(counts, key=lambda verdict: (-counts[verdict], verdict))
-        verdict = most[0] if len(rows) == 1 else ", ".join(f"{kind}: {counts[kind]} of {len(rows)}" for kind in most)
+        most = sorted(counts, key=lambda word: (-counts[word], word))
+        word = most[0] if len(rows) == 1 else ", ".join(f"{kind}: {counts[kind]} of {len(rows)}" for kind in most)
         effect = interval(rows["mini-sd"], VERDICTS["effect [95% interval]"])
-        lines.append(f"| [{words}]({SECTIONS.format(study)}) | {effect} | {verdict} |")
+        lines.append(f"| [{words}]({SECTIONS.format(study)}) | {effect} | {word} |")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsvd.statistics.intervals import Interval, mean, share
+from lsvd.statistics.intervals import UNIT, Interval, mean, share
 from lsvd.testbed.reader import Reading
 from lsvd.testbed.scenes.scene import Factor, Scene
 
@@ -57,7 +57,7 @@ def tally(had: Tensor, has: Tensor, side: Tensor) -> Effects:
     """
     lacking = int((~had).sum())
     success = share(int((has & ~had).sum()), lacking) if lacking else None
-    return Effects(success, lacking, mean(side.cpu()))
+    return Effects(success, lacking, mean(side, bounds=UNIT))
 
 
 def moves(before: Reading, after: Reading, factors: Sequence[Factor]) -> Tensor:

@@ -96,7 +96,7 @@ def distance(look: Reader | Clip, samples: renderings.Chunks, references: render
 def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
     """For each factor of PROMPTED, the share of pictures read as asked, among those whose prompt mentions it.
 
-    `read` and `asked` hold level indices, shape (n,); -1 in `asked` stands for not mentioned. Wilson intervals of 95%.
+    `read` and `asked` hold level indices, shape (n,); -1 in `asked` stands for not mentioned. Exact intervals of 95%.
     """
     rows = []
     for name in PROMPTED:
@@ -111,7 +111,7 @@ def agreement(read: Values, asked: Mapping[str, Tensor]) -> list[Row]:
 
 
 def fidelity(backbone: Backbone, pictures: renderings.Pictures) -> Row:
-    """Mean PSNR in dB of pictures coded and decoded; bootstrap interval of 95%."""
+    """Mean PSNR in dB of pictures coded and decoded; interval of 95%."""
     parts = []
     for rows in _batches(len(pictures)):
         original = pictures[rows]
@@ -123,7 +123,7 @@ def fidelity(backbone: Backbone, pictures: renderings.Pictures) -> Row:
 def zero_shot(clip: Clip, pictures: renderings.Pictures, scene: Scene) -> list[Row]:
     """For each factor of PROMPTED, how often the caption nearest to a picture, of those naming one level, is right.
 
-    Classification without training (Radford et al. 2021, arXiv 2103.00020), Wilson intervals; the floor is the share
+    Classification without training (Radford et al. 2021, arXiv 2103.00020), exact intervals; the floor is the share
     of the commonest level.
     """
     seen = torch.cat([clip.pictures(pictures[rows]) for rows in _batches(len(pictures))])

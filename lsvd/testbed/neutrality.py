@@ -27,7 +27,7 @@ Row = dict[str, str]
 
 
 def shares(read: Values, scene: Scene) -> list[Row]:
-    """How often each level of FACTORS is read, with Wilson intervals of 95%, beside its share in training.
+    """How often each level of FACTORS is read, with exact intervals of 95%, beside its share in training.
 
     `read` holds level indices of n pictures, shape (n,).
     """

@@ -10,10 +10,11 @@ from lsvd.avi.edit import codes_between
 from lsvd.avi.exact import AVIConfig
 from lsvd.sampling.trajectory import run
 from lsvd.statistics import fidelity
-from lsvd.statistics.intervals import Interval
-from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
+from lsvd.statistics.intervals import Interval, mean
+from lsvd.statistics.verdicts import HOLDS, IN_PART, UNDECIDED
 from lsvd.studies import ablation, edits
 from lsvd.studies.ablation import FULL, LOSSES
+from lsvd.studies.merit import change, level
 from lsvd.studies.ways import integration
 
 WHOLE, LESS = integration(0.5, 4), integration(0.5, 5)
@@ -24,11 +25,11 @@ REFERENCE = np.random.default_rng(1).normal(size=(200, 4))
 
 
 def test_changes_are_against_the_full_loss():
-    assert ablation.level(MEASURED, WHOLE, "success").value == pytest.approx(0.75)
-    assert ablation.change(MEASURED, LESS, WHOLE, "success").value == pytest.approx(-0.5)
-    assert ablation.change(MEASURED, LESS, WHOLE, "side effects").value == pytest.approx(0.2)
-    assert ablation.change(MEASURED, LESS, WHOLE, "chroma").value == pytest.approx(0.05)
-    assert ablation.change(MEASURED, WHOLE, WHOLE, "side effects") == Interval(0, 0, 0)
+    assert level(MEASURED, WHOLE, "has").value == pytest.approx(0.75)
+    assert change(MEASURED, LESS, WHOLE, "has").value == pytest.approx(-0.5)
+    assert change(MEASURED, LESS, WHOLE, "side").value == pytest.approx(0.2)
+    assert change(MEASURED, LESS, WHOLE, "chroma").value == pytest.approx(0.05)
+    assert change(MEASURED, WHOLE, WHOLE, "side") == Interval(0, 0, 0)
 
 
 def test_distances_grow_with_the_shift_of_features():
@@ -43,13 +44,14 @@ def test_distances_grow_with_the_shift_of_features():
 
 
 def test_each_loss_has_its_own_failure_and_direction():
-    up, down, none = Interval(1, 0.5, 2), Interval(-1, -2, -0.5), Interval(0.1, -1, 1)
+    up, down, none = (mean(np.linspace(-1, 1, 16) + shift) for shift in (2, -2, 0))
     assert list(ablation.EXPECTED) == list(LOSSES)
     for loss, (name, sign) in ablation.EXPECTED.items():
         others = dict.fromkeys((*ablation.MEASURES, "frechet"), none)
-        assert ablation.shows({**others, name: up}, loss) == (sign > 0)
-        assert ablation.shows({**others, name: down}, loss) == (sign < 0)
-        assert not ablation.shows(others, loss)
+        for shown, gap in ((sign > 0, up), (sign < 0, down), (False, none)):
+            changes = {("both", loss): {**others, name: gap}}
+            own = ablation.Result("mini-sd", changes, changes, 9, 0.0)
+            assert ablation.bases_with(own, loss) == [shown]
 
 
 def test_each_loss_is_left_out_once_in_each_basis():
@@ -83,7 +85,7 @@ def result(failing: int) -> ablation.Result:
     return ablation.from_outcomes("mini-sd", {"old": each, "drawing": each}, ways, REFERENCE)
 
 
-@pytest.mark.parametrize(("failing", "word"), [(4, HOLDS), (1, IN_PART), (3, IN_PART), (0, NOT)])
+@pytest.mark.parametrize(("failing", "word"), [(4, HOLDS), (1, IN_PART), (3, IN_PART), (0, UNDECIDED)])
 def test_a_failure_is_judged_over_the_four_bases(failing, word):
     own = result(failing)
     claims = ablation.verdicts(own)

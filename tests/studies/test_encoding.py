@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
+from lsvd.statistics.intervals import mean
 from lsvd.statistics.verdicts import HOLDS, IN_PART, NOT
 from lsvd.studies import encoding, survey
 from lsvd.studies.responses import Responses
@@ -62,7 +63,8 @@ def test_invisible_factors_are_left_out():
 
 def test_no_response_is_no_evidence():
     seen = encoding.evidence([synthetic(torch.zeros(2, 8, 3))])
-    assert (seen.p == 1).all() and not seen.above.any() and not seen.excess.any() and not seen.high.any()
+    assert (seen.p == 1).all() and not seen.above.any() and not seen.excess.any()
+    assert (seen.low < 0).all() and (seen.high > 0).all()
 
 
 def trending(B=40):
@@ -80,7 +82,8 @@ def trending(B=40):
 def test_known_trends_are_found():
     found = encoding.trend(trending())
     assert list(found) == ["coarse", "middle", "fine", "coarse - fine"]
-    assert found["coarse"].low > 0.99 and found["fine"].high < -0.99 and found["coarse - fine"].value > 1.98
+    assert found["coarse"].value > 0.99 and found["fine"].value < -0.99 and found["coarse - fine"].value > 1.98
+    assert found["coarse"].low > 0.8 and found["fine"].high < -0.8
     assert found["middle"].low < 0 < found["middle"].high
     # neither the order of timesteps nor the size of responses matters
     turned = [dataclasses.replace(own, moved=own.null + 9 * (own.moved - own.null)) for own in trending()[::-1]]
@@ -97,7 +100,7 @@ def test_a_trend_leaves_out_what_cannot_have_one():
         own.moved[0, 20:, 2] = torch.nan
     assert encoding.by_scale(found)["fine"].isnan().sum() == 50
     some = encoding.trend(found)
-    assert some["fine"].high < -0.99 and some["coarse - fine"].low > 1.9
+    assert some["fine"].value < -0.99 and some["coarse - fine"].value > 1.9
     one = encoding.trend([dataclasses.replace(own, scales=("middle",) * 3) for own in trending()])
     assert list(one) == ["middle"]
 
@@ -138,10 +141,10 @@ def test_a_scale_is_encoded_where_its_factors_move_further_than_chance(coarse, s
 
 
 def test_timesteps_are_judged_together():
-    found = planted(ALL, ALL)
-    narrow = encoding.scale_means(found[:1])["coarse"][1][0]
-    wide = encoding.scale_means(found)["coarse"][1][0]
-    assert wide.low < narrow.low < narrow.high < wide.high
+    edge = next(e for shift in torch.linspace(0, 1, 200) if (e := mean(torch.linspace(-1, 1, 16) + shift)).low > 0.001)
+    none, sure = mean(torch.linspace(-1, 1, 16)), mean(torch.linspace(1, 2, 16))
+    assert encoding.encoded_at([edge]) == [True] and encoding.encoded_at([edge, none, none, none, none]) == [False] * 5
+    assert encoding.encoded_at([edge, sure, sure]) == [True] * 3
 
 
 @pytest.mark.parametrize(

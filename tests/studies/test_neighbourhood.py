@@ -61,7 +61,8 @@ def test_the_whole_space_is_one():
     x = codes()
     assert neighbourhood.distances(x, 10, "right").max() == 0 < neighbourhood.distances(x, 10, "left").max()
     assert neighbourhood.between_pictures(x, 10, "right").max() == 0
-    assert neighbourhood.by_chance((12, 10), 10, "right") == Interval(0, 0, 0)
+    chance = neighbourhood.by_chance((12, 10), 10, "right")
+    assert chance.value == chance.low == 0 < chance.high < 0.01
 
 
 def test_angles_of_single_vectors_are_those_of_their_scalar_products():
@@ -157,7 +158,7 @@ def test_a_model_lies_nearer_than_what_lies_farther(changes, nearer):
         ({"wide": 0.05}, HOLDS),
         ({"wide": 0.05, "shared_wide": 0.01}, IN_PART),
         ({"wide": 0.2, "shared_wide": 0.2}, NOT),
-        ({"wide": 0.2, "shared_wide": 0.5}, IN_PART),
+        ({"wide": 0.2, "shared_wide": 0.5}, NOT),
     ],
 )
 def test_the_latent_model_varies_less_by_more_than_its_noise_does(latent, word):

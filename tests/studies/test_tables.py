@@ -46,10 +46,12 @@ def test_numbers_are_those_of_the_rows(committed):
 def test_found_counts_models_and_links_to_its_study(tmp_path, monkeypatch):
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
     claims = [(study, claim) for _, study, claim in tables.FOUND]
-    lines = ["study,claim,backbone,effect,low,high,null,verdict"]
+    lines = ["study,claim,backbone,effect,low,high,null,margin,n,verdict,seeds"]
     for number, (study, claim) in enumerate(claims):
-        lines.append(f'{study},"{claim}",mini-sd,{number}.5,0,9,0,holds')
-    lines += [f'{claims[0][0]},"{claims[0][1]}",{other},7,7,7,0,does not hold' for other in ("mini-cats", "mini-dogs")]
+        lines.append(f'{study},"{claim}",mini-sd,{number}.5,0,9,0,0,9,holds,')
+    lines += [
+        f'{claims[0][0]},"{claims[0][1]}",{other},7,7,7,0,0,9,does not hold,' for other in ("mini-cats", "mini-dogs")
+    ]
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "verdicts.csv").write_text("\n".join(lines) + "\n")
     first, second, *_ = tables.findings().splitlines()[2:]
@@ -89,6 +91,17 @@ def test_the_registry_has_every_name_and_what_was_measured(committed):
 )
 def test_the_one_rule_of_decimals(changes, line):
     assert tables.markdown("backbones", [{**ROW, **changes}]).splitlines()[2] == line
+
+
+def test_an_undecided_claim_says_how_many_seeds_would_decide():
+    row = {"claim": "c", "backbone": "b", "effect": "0.5", "low": "-1", "high": "1", "null": "0", "margin": "0.05"}
+    lines = tables.markdown(
+        "order", [row | {"n": "16", "verdict": "undecided", "seeds": seeds} for seeds in ("90", "")]
+    )
+    assert lines.splitlines()[2:] == [
+        f"| c | b | 0.500 [-1.000, 1.000] | 0.000 | 0.050 | 16 | {word} |"
+        for word in ("undecided (90 seeds would decide)", "undecided")
+    ]
 
 
 def test_each_interval_of_a_line_has_its_own_decimals():

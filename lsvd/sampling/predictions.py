@@ -1,0 +1,66 @@
+"""The model's estimate of x_0 at every step, from the codes of a deterministic trajectory alone.
+
+A step of DDIM (Song et al. 2021, arXiv 2010.02502, Equation 12) mixes two unknowns, x_t = alpha_t x̂_0 + sigma_t ε̂ and
+x_s = alpha_s x̂_0 + sigma_s ε̂, which two codes therefore give. With guidance they are those of the guided prediction.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from lsvd.backbones.models import Backbone
+from lsvd.sampling.trajectory import Trajectory, resume
+
+
+def estimates(backbone: Backbone, walk: Trajectory) -> Tensor:
+    """x̂_0 at each timestep of a trajectory, shape (n, B, C, H, W), float64, on the codes' device.
+
+    Raises ValueError unless the trajectory is DDIM's, without noise of its own (eta 0) and without clipping.
+    """
+    alpha, sigma = _levels(backbone, walk)
+    codes = walk.codes.double()
+    here, there = codes[:-1], codes[1:]
+    rate = alpha[:-1] * sigma[1:] - alpha[1:] * sigma[:-1]
+    return (_column(sigma[1:]) * here - _column(sigma[:-1]) * there) / _column(rate)
+
+
+def differences(backbone: Backbone, walk: Trajectory, prompt: str | Sequence[str]) -> Tensor:
+    """By how much another prompt moves x̂_0 at each x_t of a trajectory, shape (n, B, C, H, W), float64.
+
+    It is d_t, the guided prediction for the prompt minus that for the walk's own, as x̂_0: that of ε̂ is -sigma_t /
+    alpha_t times as large. Each timestep costs one step of the sampler. Raises ValueError as `estimates` and
+    lsvd.sampling.trajectory.resume.
+    """
+    alpha, sigma = _levels(backbone, walk)
+    moved = []
+    for step, t in enumerate(walk.timesteps):
+        until = walk.timesteps[step + 1] if step + 1 < len(walk.timesteps) else None
+        other = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
+        moved.append(other.double() - walk.codes[step + 1].double())
+    rate = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
+    return torch.stack(moved) / _column(rate)
+
+
+def level(backbone: Backbone, walk: Trajectory, t: float | Tensor) -> float:
+    """alpha_t, by which x_t holds x̂_0. Raises ValueError as `estimates`, and if t is not on the walk's schedule."""
+    return float(_levels(backbone, walk)[0][walk.index(t)])
+
+
+def _levels(backbone: Backbone, walk: Trajectory) -> tuple[Tensor, Tensor]:
+    """alpha and sigma at each timestep and at the end, shape (n + 1,), float64."""
+    scheduler = backbone.scheduler
+    config = scheduler.config
+    plain = isinstance(scheduler, DDIMScheduler) and not (config.clip_sample or config.thresholding)
+    if not plain or walk.settings.eta != 0:
+        raise ValueError("two codes give x̂_0 for DDIM alone, with eta 0 and no clipping: take such a trajectory")
+    products = scheduler.alphas_cumprod.double()[walk.timesteps.long().cpu()]
+    end = torch.as_tensor(scheduler.final_alpha_cumprod, dtype=torch.float64).reshape(1)
+    alpha = torch.cat([products, end]).to(walk.codes.device)
+    return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def _column(values: Tensor) -> Tensor:
+    """Values of steps, (n,), against codes of shape (n, B, C, H, W)."""
+    return values.view(-1, 1, 1, 1, 1)

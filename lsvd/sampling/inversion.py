@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
+    PNDMScheduler,
     SchedulerMixin,
 )
 from torch import Tensor
@@ -31,6 +33,7 @@ from lsvd.progress import bar
 from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
 
 MEMORY = 5  # how many codes before the last are mixed
+INNER = 6  # how often a code is tried in one sweep over all of them
 FAR, LOUD = 0.05, 3.0
 """The distance, and the size of x_T as a multiple of noise's, above which `invert` warns."""
 
@@ -180,26 +183,37 @@ def _whole(
             return _inverted(backbone, settings, inverse, codes)[-1]
         return _backward(backbone, settings, schedule, codes)[0]
 
-    shares = _shares(backbone, settings) if iterations else None
-    rounds = iterations // 2 if shares is None else 0
-    if shares is None:
-        goal = x = back(final)
-    else:
-        x = _together(backbone, settings, shares, final, iterations, tolerance, progress)
+    # a step of second order stands alone, its middle aside
+    apart = not iterations or not schedule.whole.all() and not isinstance(backbone.scheduler, PNDMScheduler)
+    shares = None if apart else _shares(backbone, settings)
     best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
-    tried, moves = [], []
-    for number in bar(range(rounds + 1), progress=progress, desc="inverting"):
-        if not x.isfinite().all():
-            break
+
+    def drawn(x: Tensor) -> Tensor | None:
+        """What x_T leads to, of which each picture keeps the nearest; None if not all of it is finite."""
+        nonlocal best, least
         walk = denoise(backbone, settings, schedule, 0, len(schedule), x).codes
         off = _distance(walk[-1], final).cpu()
         better = (off < least).to(walk.device)
         best = walk if best is None else torch.where(better[:, None, None, None], walk, best)
         least = torch.where(off < least, off, least)
-        if number == rounds or not off.isfinite().all() or (least < tolerance).all():
-            break
-        tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(walk[-1]))]
-        x = _mixed(torch.stack(tried), torch.stack(moves)).to(x)
+        return walk[-1] if off.isfinite().all() else None
+
+    if shares is not None:
+        x = _together(backbone, settings, shares, final, iterations, tolerance, progress)
+        if x.isfinite().all():
+            drawn(x)
+    if shares is None or not (least < FAR).all():
+        goal = x = back(final)
+        tried, moves = [], []
+        rounds = iterations // 2 if shares is None else 0
+        for number in bar(range(rounds + 1), progress=progress, desc="inverting"):
+            if not x.isfinite().all():
+                break
+            end = drawn(x)
+            if number == rounds or end is None or (least < tolerance).all():
+                break
+            tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(end))]
+            x = _mixed(torch.stack(tried), torch.stack(moves)).to(x)
     residual = torch.zeros(len(schedule), len(final), dtype=torch.float64)
     residual[-1] = least
     walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
@@ -240,39 +254,40 @@ def _together(
     tolerance: float,
     progress: bool,
 ) -> Tensor:
-    """The x_T whose trajectory ends in `final`, by sweeps over all codes at once, the cleanest first.
+    """The x_T whose trajectory ends in `final`, by sweeps over all codes, the cleanest first.
 
-    With the predictions of the other codes held, each code is solved for like a step that stands alone. A first sweep,
-    in which the prediction of a code stands in for those that the solver remembers, takes up to half the iterations; in
-    each further one, of one evaluation a code, they are those of the sweep before, and the sweeps are mixed.
+    With the predictions of the other codes held, each code is solved for like a step that stands alone, to a tenth of
+    what is missing. In the first sweep the prediction of a code stands in for those that the solver remembers; in each
+    further one they are those of the sweep before.
     """
     n, goal = len(shares), double(final)
     codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
-    tried, moves = [], []
-    first = max(1, iterations // 2)
-    for sweep in bar(range(1 + iterations - first), progress=progress, desc="inverting"):
-        before, far = torch.stack(codes), 0.0
-        for i in range(n - 1, -1, -1):
-            others = [j for j in range(n) if (j != i if sweep else j > i)]
-            known = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
-            share = shares[i, 1 + i] if sweep else shares[i, 1 : 2 + i].sum()
-            x = codes[i] if sweep or i == n - 1 else known + share * predictions[i + 1]
-            near, steps = [], []
-            for _ in range(1 if sweep else first):
-                predictions[i] = double(_predicted(backbone, settings, i, x.to(final)))
-                near, steps = [*near[-MEMORY:], x], [*steps[-MEMORY:], known + share * predictions[i] - x]
-                off = _distance(x + steps[-1], x).max().item()
-                x = x + steps[-1] if sweep else _mixed(torch.stack(near), torch.stack(steps))
-                if off < tolerance or not x.isfinite().all():
-                    break
-            codes[i], far = x, max(far, off)
-        if not all(x.isfinite().all() for x in codes) or (sweep and far < tolerance):
-            break
-        if sweep:
-            # the codes of all steps of a picture as one
-            tried = [*tried[-MEMORY:], before.transpose(0, 1)]
-            moves = [*moves[-MEMORY:], (torch.stack(codes) - before).transpose(0, 1)]
-            codes = list(_mixed(torch.stack(tried), torch.stack(moves)).transpose(0, 1))
+    spent, far, first = 0, inf, True
+    with bar(total=iterations * n, progress=progress, desc="inverting") as shown:
+        while spent < iterations * n and far > tolerance:
+            far = 0.0
+            for i in range(n - 1, -1, -1):
+                others = [j for j in range(n) if j > i or (j < i and not first)]
+                known = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
+                share = shares[i, 1 : 2 + i].sum() if first else shares[i, 1 + i]
+                x = known + share * predictions[i + 1] if first and i < n - 1 else codes[i]
+                tried, moves = [], []
+                for number in range(INNER):
+                    predictions[i] = double(_predicted(backbone, settings, i, x.to(final)))
+                    move = known + share * predictions[i] - x
+                    off = _distance(x + move, x).max().item()
+                    if not isfinite(off):
+                        return (x + move).to(final)
+                    if number == 0:
+                        far, wanted = max(far, off), max(tolerance, off / 10)
+                    tried, moves = [*tried, x], [*moves, move]
+                    x = _mixed(torch.stack(tried), torch.stack(moves))
+                    if off < wanted:
+                        break
+                spent += number + 1
+                shown.update(number + 1)
+                codes[i] = x
+            first = False
     return codes[0].to(final)
 
 

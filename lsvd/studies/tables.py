@@ -42,6 +42,7 @@ TABLES: dict[str, dict[str, Column]] = {
     },
     "reader": {"scene": "scene", "factor": "factor", "score": "score", "degraded": "degraded"},
     "bench": {"what": "name", "times as fast [95% interval]": ("ratio", "low", "high"), "seconds": "seconds"},
+    "explorer": {"what": "what", "seconds, median": "median", "least": "least", "most": "most"},
     "fullsize": {
         "model": "name",
         "picture": "way",

@@ -339,7 +339,7 @@ def test_an_edit_that_cannot_be_leaves_the_last_picture(explored):
     before = dict(explored.pictures)
     do(explored, "set", path="edit.target", value="a person")
     assert "nothing to edit" in complaint(explored) and explored.pictures == before
-    do(explored, "set", path="edit.target", value="an old person")
+    do(explored, "set", path="edit.target", value="a young person")
     do(explored, "set", path="edit.branch", value=0.1)
     assert "before the branch" in complaint(explored) and explored.pictures == before
     assert explored.drawn.edit.branch == 1.0
@@ -358,9 +358,7 @@ def test_attributes_are_learned_saved_opened_combined_and_dropped(explored, tmp_
     one = explored.pictures["result"]
     assert one != result
     other = lsvd.Attribute.of(
-        lsvd.edit(
-            text_to_image(), "a person", "an old person", 3, steps=4, placement=lsvd.avi.placement.Placement(0.5)
-        )
+        lsvd.edit(text_to_image(), "a person", "an old person", 3, steps=4, placement=lsvd.avi.placement.Placement(0.5))
     )
     file = other.save(tmp_path / "old.safetensors")
     do(explored, "open_attribute", name="old.safetensors", data=file.read_bytes())

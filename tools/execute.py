@@ -13,6 +13,7 @@ import time
 from typing import Any
 
 KERNEL = "python3"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def run(source: str, target: str, seconds: int, parameters: dict[str, Any]) -> None:
@@ -48,7 +49,16 @@ def store(source: str, target: str, seconds: int) -> None:
     finally:
         # only now: before, there are no outputs to join
         CoalesceStreamsPreprocessor().preprocess(notebook, {})
+        forget_widgets(notebook)
         nbformat.write(notebook, target)
+
+
+def forget_widgets(notebook: Any) -> None:
+    """Give each widget in the outputs the same name: its own was drawn at random, and ended with the kernel."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if WIDGET in output.get("data", {}):
+                output.data[WIDGET]["model_id"] = "not kept"
 
 
 def end_with(parent: int) -> None:

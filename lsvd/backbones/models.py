@@ -227,6 +227,13 @@ class Backbone(ABC):
     def check_prompts(self, prompts: Sequence[str]) -> None:  # noqa: B027
         """Warn of words that the model never saw and of prompts that are too long; without prompts, of nothing."""
 
+    def noticing(self, code: Tensor, request: Any, on_step: OnStep) -> OnStep:
+        """The on_step for whatever denoises `code` in this backbone's place; here as it is.
+
+        One that follows what is drawn (lsvd.explorer.watch) looks on by it.
+        """
+        return on_step
+
     @abstractmethod
     def _encode(self, pictures: Tensor) -> Tensor:
         """Pictures in [-1, 1] to codes."""

@@ -29,8 +29,8 @@ def run(options: argparse.Namespace) -> None:
 
     check_device(options.device)
     first = {} if options.steps is None else {"steps": options.steps}
-    call = f"explorer({options.backbone!r}, {options.device!r}, **{first})"
-    source = f"from lsvd.commands.explore import explorer\n{call}"
+    call = f"shown({options.backbone!r}, {options.device!r}, **{first})"
+    source = f"from lsvd.commands.explore import shown\n{call}"
 
     def say(line: str) -> None:
         sys.stdout.write(line + "\n")
@@ -49,3 +49,14 @@ def explorer(name: str = "mini-sd", device: str = "cpu", **request: Any) -> "Exp
     model = backbones.load(name, device)
     known = GENERATORS.get(model.name)
     return Explorer(model, reader.load(known[0], device) if known else None, **request)
+
+
+def shown(name: str, device: str, **request: Any) -> "Explorer | None":
+    """As `explorer`, for the app's page: what is wrong is printed there in one sentence, and None returned."""
+    from lsvd.explorer.work import sentence
+
+    try:
+        return explorer(name, device, **request)
+    except Exception as error:
+        sys.stdout.write(f"lsvd: {sentence(error)}\n")
+        return None

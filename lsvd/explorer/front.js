@@ -259,10 +259,8 @@ function render({ model, el }) {
     }
     const rows = seen.readings || [];
     const compared = Boolean(url("result"));
-    readings.className = compared ? "readings" : "readings alone";
     readings.replaceChildren(
       h("caption", {}, missing.reader || (compared ? "What the reader reads, most moved first" : "What the reader reads")),
-      ...(rows.length && compared ? [h("thead", {}, h("tr", {}, ...["", "before", "after"].map((text) => h("th", { scope: "col" }, text))))] : []),
       h(
         "tbody",
         {},
@@ -271,8 +269,7 @@ function render({ model, el }) {
             "tr",
             { class: compared && row.moved > 0.1 ? "moved" : "" },
             h("th", { scope: "row" }, row.name, row.unit ? h("small", {}, ` ${row.unit}`) : null),
-            h("td", {}, row.before),
-            compared ? h("td", {}, row.after) : null,
+            h("td", {}, row.before === row.after ? row.before : `${row.before} → ${row.after}`),
           ),
         ),
       ),

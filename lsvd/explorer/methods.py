@@ -17,6 +17,8 @@ from lsvd.avi.losses import Lambdas
 from lsvd.avi.placement import Placement
 from lsvd.backbones.models import Backbone
 from lsvd.explorer.recipe import Edit
+from lsvd.guidance.edit import guide
+from lsvd.guidance.settings import LowRank
 from lsvd.sampling.trajectory import Trajectory, resume
 
 
@@ -107,6 +109,19 @@ def _avi_code(edit: Edit) -> list[str]:
     return [*lines, f"edited = apply_to(model, walk, lsvd.Attribute.of(edit), {edit.strength!r})"]
 
 
+def _guided(bench: Bench, edit: Edit) -> Trajectory:
+    return guide(bench.backbone, bench.walk, edit.target, _low_rank(edit)).edited
+
+
+def _low_rank(edit: Edit) -> LowRank:
+    return LowRank(edit.rank, edit.strength, edit.start, edit.stop)
+
+
+def _guided_code(edit: Edit) -> list[str]:
+    settings = f"lsvd.LowRank({edit.rank}, {edit.strength!r}, start={edit.start!r}, end={edit.stop!r})"
+    return [f"edited = lsvd.edit(model, walk, {edit.target!r}, method={settings}).edited"]
+
+
 def _lerp(bench: Bench, edit: Edit) -> Trajectory:
     return between(bench, edit, lambda x, z: torch.lerp(x, z, edit.strength)).edited
 
@@ -163,6 +178,13 @@ METHODS: dict[str, Method] = {
         _avi,
         _avi_code,
         _learn,
+    ),
+    "guidance": Method(
+        "Low-rank guidance",
+        "In a window of timesteps, the leading triplets of the difference between two predictions are added.",
+        ("target", "rank", "start", "stop", "strength"),
+        _guided,
+        _guided_code,
     ),
     "switch": Method(
         "Prompt switching", "From Tx on, the target prompt is the prompt.", ("target", "tx"), _switch, _switch_code

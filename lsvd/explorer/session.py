@@ -328,7 +328,7 @@ class Session:
             self.message, self.remarks = {"kind": "", "text": ""}, []
         watch = Watch(self._report, every=0.4, preview=live)
         self._submitted += 1
-        self.progress = self.progress | {"busy": True}
+        self.progress = {"busy": True, "label": "", "done": 0, "total": 0, "left": None}
         self._worker.submit(Job(self.recipe, live, self._submitted), watch)
         self._tell("view", "progress")
 

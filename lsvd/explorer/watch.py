@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lsvd.backbones.models import Backbone
+from lsvd.backbones.models import Backbone, OnStep
 from lsvd.sampling.estimates import Levels
 
 
@@ -87,6 +87,10 @@ class Watched:
 
     def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise."""
+        self._backbone.denoise(code, scheduler, request, generators, self.noticing(code, request, on_step))
+
+    def noticing(self, code: Tensor, request: Any, on_step: OnStep) -> OnStep:
+        """See Backbone.noticing."""
         prepared = self._backbone.prepared(request.steps)
         levels, times = Levels.of(prepared), prepared.timesteps.tolist()
         codes, before = {}, code
@@ -110,4 +114,4 @@ class Watched:
             self._watch.step(estimate)
             return x
 
-        self._backbone.denoise(code, scheduler, request, generators, watched)
+        return watched

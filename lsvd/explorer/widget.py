@@ -58,6 +58,16 @@ class Explorer(anywidget.AnyWidget):
             raise TimeoutError(f"the explorer still draws after {seconds:g} seconds: wait longer, or stop it")
         return self
 
+    def picture(self) -> Image.Image:
+        """The picture on the screen: the result, or the source where nothing is changed.
+
+        Raises ValueError where there is none yet.
+        """
+        data = self.session.pictures["result"] or self.session.pictures["source"]
+        if not data:
+            raise ValueError("there is no picture yet: wait() for it")
+        return Image.open(io.BytesIO(data)).convert("RGB")
+
     def save(self, path: str | Path) -> Path:
         """Write the picture on the screen as a PNG file that notes its recipe and its code. Returns the path.
 

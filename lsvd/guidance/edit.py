@@ -115,7 +115,7 @@ class _Guided(TextToImage):
     def __init__(self, backbone: TextToImage, network: GuidedNetwork):
         pipe = with_network(backbone.pipe, network, backbone.scheduler)
         super().__init__(pipe, backbone.entry, backbone.scheduler, backbone.words, backbone.size)
-        self._follows, self._network = False, network
+        self._follows, self._network, self._source = False, network, backbone
 
     def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise."""
@@ -125,4 +125,4 @@ class _Guided(TextToImage):
             self._network.place = scheduler.first + step + 1
             return on_step(step, t, x)
 
-        super().denoise(code, scheduler, request, generators, told)
+        super().denoise(code, scheduler, request, generators, self._source.noticing(code, request, told))

@@ -59,6 +59,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "hold by mistake [95% interval]": ("false", "false_low", "false_high"),
     },
     "bench": {"what": "name", "times as fast [95% interval]": ("ratio", "low", "high"), "seconds": "seconds"},
+    "explorer": {"what": "what", "seconds, median": "median", "least": "least", "most": "most"},
     "fullsize": {
         "model": "name",
         "picture": "way",

@@ -339,7 +339,7 @@ def test_an_edit_that_cannot_be_leaves_the_last_picture(explored):
     before = dict(explored.pictures)
     do(explored, "set", path="edit.target", value="a person")
     assert "nothing to edit" in complaint(explored) and explored.pictures == before
-    do(explored, "set", path="edit.target", value="an old person")
+    do(explored, "set", path="edit.target", value="a young person")
     do(explored, "set", path="edit.branch", value=0.1)
     assert "before the branch" in complaint(explored) and explored.pictures == before
     assert explored.drawn.edit.branch == 1.0

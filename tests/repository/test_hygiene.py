@@ -77,6 +77,9 @@ def problems(notebook: dict) -> list[str]:
             kinds = {kind for output in cell["outputs"] for kind in output.get("data", {})}
             if WIDGET in kinds and "nbval-ignore-output" not in cell["metadata"].get("tags", []):
                 found.append(f"cell {index}: a widget or progress bar in an output that nbval compares")
+            views = [view for output in cell["outputs"] if (view := output.get("data", {}).get(WIDGET))]
+            if any(view.get("model_id") != "not kept" for view in views):
+                found.append(f"cell {index}: the random name of a widget that is gone: run make bless")
             texts += [text for output in cell["outputs"] for text in output_texts(output)]
         for path in machine_paths("\n".join(texts)):
             found.append(f"cell {index}: names a place on one machine, {path}")

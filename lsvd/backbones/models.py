@@ -349,6 +349,10 @@ class TextToImage(Backbone):
             self._call(scheduler, code, request, generators, callback)
 
     def _prepare(self, steps: int) -> SchedulerMixin:
+        pipeline, kind = type(self.pipe).__name__, type(self.scheduler).__name__
+        if getattr(self.pipe, "unet", None) is not None and not hasattr(self.scheduler, "scale_model_input"):
+            # such as those of flow matching, for which the plain pipeline fails
+            raise _NotTaken(f"a {pipeline} predicts noise, which {kind} does not take: take DDIMScheduler")
         if not self.family.flow:
             return prepare(self.scheduler, steps)
         code, generators = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype), [torch.Generator()]
@@ -360,7 +364,6 @@ class TextToImage(Backbone):
         except (TypeError, ValueError) as error:
             if "set_timesteps" not in str(error):
                 raise
-            pipeline, kind = type(self.pipe).__name__, type(self.scheduler).__name__
             raise _NotTaken(
                 f"a {pipeline} hands its scheduler noise levels of its own, which {kind} does not take: "
                 "take FlowMatchEulerDiscreteScheduler"

@@ -134,11 +134,14 @@ def accepts(function, name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
-def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) -> SchedulerMixin:
+def starting_at(
+    scheduler: SchedulerMixin, first: int, last: int | None = None, generators: list[torch.Generator] | None = None
+) -> SchedulerMixin:
     """A fresh copy of a scheduler that leaves out the first `first` steps of every schedule it is asked for.
 
-    last: the step before which it ends; None for the whole rest. Solvers that remember earlier steps begin without a
-    memory, at first order.
+    last: the step before which it ends; None for the whole rest. generators: what its noise comes from where a pipeline
+    gives it none, as those of flow matching do; torch's global one if None. Solvers that remember earlier steps begin
+    without a memory, at first order.
 
     `first` is kept on it. It takes the code it is given as x_t at its first step, so it does not multiply it by
     init_noise_sigma as the original does with noise. The steps that are left are the original's, number for number:
@@ -168,6 +171,8 @@ def starting_at(scheduler: SchedulerMixin, first: int, last: int | None = None) 
     def step(self, model_output, *args, **kwargs):
         self.timesteps = self.whole_schedule
         seen, self.steps_since = self.steps_since, self.steps_since + 1
+        if generators and accepts(base.step, "generator") and kwargs.get("generator") is None:
+            kwargs["generator"] = generators
         if first and accepts(base.step, "order"):  # LMS: its coefficients are for as many derivatives as it has
             kwargs.setdefault("order", min(inspect.signature(base.step).parameters["order"].default, seen + 1))
         if first and isinstance(self, PNDMScheduler):

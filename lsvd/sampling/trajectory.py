@@ -404,7 +404,8 @@ def _denoise(
         return x
 
     start = code if replay is None else replay[0].clone(memory_format=torch.contiguous_format)
-    backbone.denoise(start, starting_at(backbone.scheduler, begin, end), settings, generators, on_step)
+    scheduler = starting_at(backbone.scheduler, begin, end, generators)
+    backbone.denoise(start, scheduler, settings, generators, on_step)
 
 
 def _reseed(generators: list[torch.Generator], seeds: tuple[int, ...], step: int) -> None:

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from tiny import text_to_image, tiny_pipeline, unconditional
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 from lsvd.backbones import calls
 from lsvd.backbones.loading import from_pipeline
 from lsvd.backbones.schedulers import starting_at
+from lsvd.sampling.trajectory import run
 
 PROMPTS = ["a person", "an old person"]
 
@@ -156,3 +158,22 @@ def test_unconditional_models_take_none():
 def test_overlong_negative_prompts_are_named():
     with pytest.warns(UserWarning, match="will not see 'young hair'"):
         text_to_image().check_call({"negative_prompt": "an old person with red hair young hair"}, 1)
+
+
+@pytest.mark.skipif(not diffusers.__version__.startswith("0.42."), reason="others may be able to")
+def test_clip_skip_fails_in_diffusers_and_embeddings_do_as_well():
+    pipe = tiny_pipeline()
+    with pytest.raises(AttributeError, match="text_model"):
+        pipe("a person", num_inference_steps=2, clip_skip=1, output_type="latent")
+    with pytest.raises(ValueError, match="cannot skip layers .*: give prompt_embeds instead"):
+        run(text_to_image(), "a person", [1], 2, clip_skip=1)
+    encoder = pipe.text_encoder
+    ids = pipe.tokenizer("a person", padding="max_length", max_length=8, return_tensors="pt").input_ids
+    with torch.no_grad():
+        layers = encoder(ids, output_hidden_states=True).hidden_states
+        first, last = (encoder.final_layer_norm(layers[i]) for i in (-2, -1))
+    usual, skipped, same = (
+        run(text_to_image(), "a person", [1], 2, **given).final
+        for given in ({}, {"prompt_embeds": first}, {"prompt_embeds": last})
+    )
+    assert torch.allclose(same, usual, atol=1e-5) and not torch.allclose(skipped, usual, atol=1e-4)

@@ -8,10 +8,12 @@ import diffusers
 import pytest
 import torch
 from tiny import KINDS, text_to_image, unconditional
+from tiny_families import build
 
 import lsvd
 from benchmarks.schedulers import NAMES
 from lsvd.avi import attribute
+from lsvd.backbones.loading import from_pipeline
 from lsvd.decomposition import geodesic, mobility
 from lsvd.sampling.inversion import invert
 from lsvd.sampling.trajectory import branch, resume, run
@@ -128,3 +130,23 @@ def test_learning_and_applying_leave_the_global_generator_alone(tmp_path):
     learned = attribute.learn(backbone, "a person", "an old person", [1], steps=4)
     attribute.apply(backbone, attribute.load(learned.save(tmp_path / "x.safetensors")), "a person", [2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", [diffusers.FlowMatchEulerDiscreteScheduler, diffusers.FlowMatchLCMScheduler])
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline", "ZImagePipeline"])
+def test_the_noise_of_flow_matching_comes_from_the_seeds(name, kind):
+    """These pipelines hand their scheduler no generator."""
+    backbone = from_pipeline(build(name), size=16)
+    noisy = {"stochastic_sampling": True} if "Euler" in kind.__name__ else {}
+    backbone = backbone.with_scheduler(kind.from_config(backbone.scheduler.config, **noisy))
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    walk = run(backbone, "a person", [1, 2], 4)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(8)
+    assert torch.equal(run(backbone, "a person", [1, 2], 4).codes, walk.codes)
+    for i, t in enumerate(walk.timesteps):
+        assert torch.equal(resume(backbone, walk, t).codes, walk.codes[i:])
+    assert not torch.equal(run(backbone, "a person", [3, 4], 4, codes=walk.codes[0]).final, walk.final)
+    with pytest.raises(ValueError, match="adds noise on the way"):
+        invert(backbone, walk.final, "a person", 4)

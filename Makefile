@@ -45,7 +45,7 @@ unexport LSVD_OUTPUTS LSVD_MEASUREMENTS PYTHONOPTIMIZE PYTHONHOME PYTHONSAFEPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env ready reproduce test docs format lab explore train measure survey edits bench bench-full matrix bless pins clean
+.PHONY: help env ready reproduce test trials docs format lab explore train measure survey edits bench bench-full matrix bless pins clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,9 @@ test: ready ## check style, then unit tests, end-to-end tests and the notebooks 
 	"$$PY" -m ruff check .
 	"$$PY" -m ruff format --check .
 	set -f; exec "$$PY" -m pytest -n "$$WORKERS" --dist loadfile --no-loadscope-reorder $$TESTS
+
+trials: ready ## try every kind of fault in tools/kinds.csv: outputs/tables/reliability.csv
+	@exec "$$PY" -m tools.trial
 
 docs: ready ## build the site from docs, notebooks and tables into build/docs; needs no network
 	@exec "$$PY" docs/build.py

@@ -10,6 +10,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, Ctrl-C just ends it
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain("there is not enough memory: take fewer seeds at a time, or another device")
         if not isinstance(error, (ValueError, OSError)):
             raise
-        return _complain(": ".join([*getattr(error, "__notes__", []), str(error) or type(error).__name__]))
+        said = str(error) or type(error).__name__
+        if type(error) is OSError and error.errno == errno.ENOSPC and error.filename is None:  # of stdout itself
+            said = "cannot write the output, the disk is full: send it elsewhere"
+        return _complain(": ".join([*getattr(error, "__notes__", []), said]))
 
 
 def _open_streams() -> None:
@@ -72,13 +76,7 @@ def _run(arguments: list[str]) -> int:
     command_line = argparse.ArgumentParser(prog=f"python -m lsvd {name}", description=module.__doc__)
     module.configure(command_line)
     status = module.run(command_line.parse_args(arguments[1:])) or 0
-    try:
-        sys.stdout.flush()  # here, where a reader that has gone is expected
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise files.WriteError(f"cannot write the output ({reason}): send it elsewhere") from error
+    sys.stdout.flush()  # here, where a reader that has gone is expected
     return status
 
 

@@ -155,6 +155,7 @@ def explained(folder: Path, remedy: str) -> Iterator[None]:
         if out_of_memory(error):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        first = first if len(first) < 300 else f"{first[:200].rstrip()} ..."  # some list all that they know
         raise ValueError(f"{folder} could not be loaded ({first}): {remedy}") from error
 
 

@@ -25,8 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from lsvd.storage.steady import Tolerance, rounding, same_table
 
 log = logging.getLogger(__name__)
@@ -317,6 +315,8 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the only lock on path, which ends with the process; its file is gone afterwards."""
+    from filelock import FileLock  # takes as long to import as the rest of the command line
+
     lock = path.parent / f".{path.name}.lock"
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,6 +69,7 @@ TABLES: dict[str, dict[str, Column]] = {
         "peak memory, GiB": "peak_gib",
         "of the plain pipeline's": "of_plain_memory",
     },
+    "reliability": {"group": "group", "trial": "kind", "what happens": "outcome", "trials": "trials", "held": "held"},
 }
 """For each table: heading and column of each column shown."""
 ROUNDED = ("floor", "null", "margin", "least")
@@ -169,6 +170,22 @@ def findings() -> str:
     return "\n".join(lines)
 
 
+def trials() -> str:
+    """How many kinds of fault were tried, in how many single trials, and what came of them, by group and in all."""
+    counted = ("trials", "held", "lost", "wrong", "unclear", "skipped")
+    groups: dict[str, Counter] = {}
+    for row in read("reliability"):
+        numbers = {"kinds": 1, **{name: int(row[name]) for name in counted}}
+        for group in (row["group"], "all"):
+            groups.setdefault(group, Counter()).update(numbers)
+    groups["all"] = groups.pop("all")
+    heads = ("group", "kinds", *counted[:3], "silently wrong", *counted[4:])
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for group, counts in groups.items():
+        lines.append(f"| {' | '.join(map(str, (group, *(counts[name] for name in ('kinds', *counted)))))} |")
+    return "\n".join(lines)
+
+
 def registry() -> str:
     """The checkpoints of the hub that have a name: their defaults, and an edit's memory where it was measured."""
     from lsvd.backbones.registry import EMBEDDED, REGISTRY  # loads torch, which no other table needs
@@ -205,8 +222,8 @@ def _rounded(number: str, decimals: str) -> str:
 def text(name: str) -> str:
     """A table by its name, one of NAMES, as Markdown. Raises ValueError for another name, and as `read`."""
     known(name, NAMES, "table")
-    special = {"found": findings, "registry": registry}
+    special = {"found": findings, "registry": registry, "trials": trials}
     return special[name]() if name in special else markdown(name, read(name))
 
 
-NAMES = ("found", *TABLES, "families", "schedulers", "registry")
+NAMES = ("found", *TABLES, "trials", "families", "schedulers", "registry")

@@ -220,7 +220,7 @@ def test_shells_change_nothing(folder, tmp_path, surroundings):
 @pytest.mark.parametrize(
     ("wrap", "told"),
     [
-        ('exec "$@" > /dev/full', "lsvd: cannot write the output (no space left on device): send it elsewhere\n"),
+        ('exec "$@" > /dev/full', "lsvd: cannot write the output, the disk is full: send it elsewhere\n"),
         ('exec "$@" >&-', ""),
         ('mkdir gone && cd gone && rmdir ../gone && exec "$@"', ""),
     ],

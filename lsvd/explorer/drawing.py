@@ -1,9 +1,11 @@
 """From a recipe to what is seen: trajectories, pictures and spectra, all by the library's own functions."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -73,7 +75,9 @@ class Studio:
     attributes: dict[str, Attribute] = field(default_factory=dict)
 
     def __post_init__(self):
+        self.backbone = apart(self.backbone)
         self._shelf, self._partial = Shelf(), {}
+        self._pictures: WeakKeyDictionary[Trajectory, Tensor] = WeakKeyDictionary()
         self._schedulers: dict[str, Backbone] = {}
 
     def model(self, request: Request) -> Backbone:
@@ -167,10 +171,10 @@ class Studio:
 
     def picture(self, recipe: Recipe, walk: Trajectory) -> Tensor:
         """The picture of a trajectory, (1, 3, H, W): of an unfinished one, of its last estimate."""
-        backbone = self.model(recipe.request)
-        if len(walk.codes) > len(walk.timesteps):
-            return backbone.decode(walk.final)
-        return backbone.decode(estimates.clean(backbone, walk)[-1])
+        if walk not in self._pictures:
+            backbone, whole = self.model(recipe.request), len(walk.codes) > len(walk.timesteps)
+            self._pictures[walk] = backbone.decode(walk.final if whole else estimates.clean(backbone, walk)[-1])
+        return self._pictures[walk]
 
     def edited(self, recipe: Recipe, watch: Watch) -> Trajectory | None:
         """The trajectory beside the source's: with triplets scaled, or edited; None if nothing is changed."""
@@ -271,6 +275,16 @@ class Studio:
         """What determines the source."""
         request = replace(recipe.request, seed=0, until=None) if recipe.upload is not None else recipe.request
         return request, recipe.upload
+
+
+def apart(backbone: Backbone) -> Backbone:
+    """The same model around a copy of its pipeline, which shares the networks.
+
+    A pipeline holds one scheduler, so that two threads must not draw by the same one; a person's cells use the model.
+    """
+    other = copy.copy(backbone)
+    other.pipe = copy.copy(backbone.pipe)
+    return other
 
 
 def scale(parts: ChannelSVD, triplets: Triplets) -> ChannelSVD:

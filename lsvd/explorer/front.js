@@ -253,7 +253,7 @@ function render({ model, el }) {
       part.node.classList.toggle("growing", seen.growing === name);
       if (link) part.image.src = link;
       else part.image.removeAttribute("src");
-      const label = seen.growing === name ? "estimate, still being drawn" : labels[name] || "";
+      const label = seen.growing === name ? view().recipe.upload && name === "source" ? "your picture; its noise is looked for" : "estimate, still being drawn" : labels[name] || "";
       part.image.alt = link ? `${titles[name]}: ${label}` : "";
       part.text.replaceChildren(h("strong", {}, titles[name]), ` ${label}`);
     }
@@ -306,10 +306,10 @@ function render({ model, el }) {
     });
     bound.push(() => {
       const { timesteps, t } = view().seen;
-      if (!timesteps || range.dataset.held) return;
+      range.disabled = !timesteps || !timesteps.length;
+      if (range.disabled || range.dataset.held) return;
       range.max = timesteps.length - 1;
       range.value = timesteps.length - 1 - timesteps.indexOf(t);
-      range.disabled = !view().seen.fractions.length;
       label();
     });
     return h(

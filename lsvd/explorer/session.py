@@ -378,8 +378,7 @@ class Session:
             alone = "source" if now.upload is None else None
             watch.look = lambda estimate: self._grow(alone, backbone.decode(estimate)) if alone else None
             if now.upload is not None and now.upload.digest in studio.uploads:
-                own = backbone.decode(backbone.encode(studio.uploads[now.upload.digest]))
-                self._put_pictures(source=showing.png(showing.image(own)))
+                self._grow("source", backbone.decode(backbone.encode(studio.uploads[now.upload.digest])))
         walk = studio.source(now, watch)
         before = studio.picture(now, walk)
         self._put_pictures(source=showing.png(showing.image(before)))
@@ -403,15 +402,18 @@ class Session:
 
     def _look_closely(self, now: Recipe, walk: Trajectory) -> None:
         """The timestep of timeline and triplets: estimate, channels, spectrum, rank-one pictures."""
+        if walk.schedule.fractions is None:  # of a scheduler whose timesteps have no place on the slider
+            with self.lock:
+                self.seen |= {"timesteps": [], "fractions": []}
+            return
         moment = self.studio.moment(now, walk)
         pictures = {"channels": showing.png(showing.mosaic(moment.code))}
         pictures["estimate"] = b"" if moment.estimate is None else showing.png(showing.image(moment.estimate))
         pictures["tiles"] = showing.png(tiles(moment, now.triplets.channel))
         channel = now.triplets.channel
         with self.lock:
-            timesteps = walk.schedule.timesteps[walk.schedule.whole].tolist()
-            fractions = walk.schedule.fractions
-            fractions = fractions[walk.schedule.whole].tolist() if fractions is not None else []
+            whole = walk.schedule.whole
+            timesteps, fractions = (each[whole].tolist() for each in (walk.schedule.timesteps, walk.schedule.fractions))
             S = moment.parts.S if channel is None else moment.parts.S[channel : channel + 1]
             scaled = scale(moment.parts, now.triplets).S
             scaled = scaled if channel is None else scaled[channel : channel + 1]
@@ -456,7 +458,6 @@ class Session:
                 "readings": read,
                 "inversion": inversion,
                 "seconds": round(time.monotonic() - began, 2),
-                "changed": None if after is None else float((after - before).abs().mean()),
             }
         self._put_pictures(**pictures)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from lsvd.backbones.models import Backbone, OnStep
 from lsvd.sampling.estimates import Levels
 
+PATIENCE = 8  # looking takes at most about one part in so many of the time
+
 
 class Stopped(Exception):
     """The person pressed stop: what is there is kept."""
@@ -24,8 +26,8 @@ class Watch:
     """What a piece of work reports while it runs, and is told.
 
     report: called with (label, done, total, seconds left or None) after each step. look: called with the estimate of
-    the clean code, shape (B, C, H, W), when `every` seconds have passed since the last one, and after the first step.
-    preview: whether the work ends with the first estimate.
+    the clean code, shape (B, C, H, W), after the first step, and when `every` seconds have passed since the last one,
+    or more where looking takes long. preview: whether the work ends with the first estimate.
     """
 
     def __init__(
@@ -40,12 +42,12 @@ class Watch:
         self.stopped, self.dropped = threading.Event(), threading.Event()
         self.codes: dict[int, Tensor] = {}  # of the run that goes on: the code at the start of each step
         self.label, self.total, self.done = "", 0, 0
-        self._began = self._looked = 0.0
+        self._began = self._next = 0.0
 
     def begin(self, label: str, total: int, *, looking: bool = True) -> None:
         """Say what comes next, and how many steps that takes. looking: whether estimates are wanted."""
         self.label, self.total, self.done, self.looking = label, total, 0, looking
-        self._began, self._looked = time.monotonic(), 0.0
+        self._began, self._next = time.monotonic(), 0.0
         self.check()
         self.report(label, 0, total, None)
 
@@ -63,11 +65,12 @@ class Watch:
         left = (now - self._began) / self.done * max(0, self.total - self.done)
         self.report(self.label, self.done, max(self.total, self.done), left if self.done > 1 else None)
         self.check()
-        if self.looking and self.done < self.total and now - self._looked >= self.every:
+        if self.looking and self.done < self.total and now >= self._next:
             code = estimate()
             if code is not None:
                 self.look(code)
-            self._looked = time.monotonic()
+            end = time.monotonic()
+            self._next = end + max(self.every, PATIENCE * (end - now))
             if self.preview and code is not None:
                 raise Dropped
         self.check()

@@ -4,14 +4,18 @@ import io
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import text_to_image, unconditional
+from tiny_families import build
 
 import lsvd
+from lsvd.backbones import loading
+from lsvd.backbones.models import Backbone
 from lsvd.explorer import recipe as recipes
 from lsvd.explorer import session as sessions
 from lsvd.explorer.methods import METHODS
@@ -121,7 +125,7 @@ def test_a_bad_request_is_a_sentence_and_the_picture_stays(explored, name, value
 
 
 def test_remarks_of_the_library_are_shown(explored):
-    with_words = lsvd.backbones.loading.from_pipeline(text_to_image().pipe, text_to_image().entry, ["a", "person"])
+    with_words = loading.from_pipeline(text_to_image().pipe, text_to_image().entry, ["a", "person"])
     session = Session(with_words)
     do(session, "draw", prompt="a person with wings", steps=2)
     assert any("never shown the words" in text for text in session.remarks)
@@ -397,6 +401,27 @@ def test_a_model_without_prompts_says_so():
     assert np.array_equal(shown(names["picture"]), pixels(session.pictures["result"]))
 
 
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline", "LatentConsistencyModelPipeline"])
+def test_other_families_are_drawn_and_scaled(name):
+    """With schedulers that flow, that hand over their schedule, and that add noise on the way."""
+    session = Session(loading.from_pipeline(build(name)))
+    do(session, "draw", prompt="a person", steps=3)
+    assert not session.message["text"] and session.pictures["source"], session.message
+    do(session, "set", path="triplets.factors.0", value=0.0)
+    assert not session.message["text"] and session.pictures["result"], session.message
+    do(session, "set", path="edit.method", value="switch")
+    assert not session.message["text"] and session.pictures["target"], session.message
+
+
+def test_a_scheduler_that_does_not_place_its_timesteps_draws_all_the_same(explored, monkeypatch):
+    schedule = Backbone.schedule
+    monkeypatch.setattr(Backbone, "schedule", lambda self, steps: replace(schedule(self, steps), fractions=None))
+    do(explored, "draw", seed=8)
+    assert not explored.message["text"] and explored.seen["fractions"] == []
+    do(explored, "set", path="triplets.factors.0", value=0.0)
+    assert "are not fractions of T" in complaint(explored)
+
+
 # A picture of one's own
 
 
@@ -522,6 +547,17 @@ def test_the_newest_request_wins_and_nothing_freezes(explored):
     walk = lsvd.run(text_to_image(), "a person", 19, steps=40)
     assert np.array_equal(pixels(explored.pictures["source"]), shown(text_to_image().decode(walk.final)))
     assert len({recipe.request.seed for recipe in drawn if recipe}) < 10, "older requests are dropped"
+
+
+def test_a_cell_may_draw_with_the_model_meanwhile(explored):
+    model = text_to_image()
+    expected = lsvd.run(model, "a person", 1, steps=30).final
+    for seed in range(2, 5):
+        explored.act("draw", seed=seed, steps=30)
+        assert torch.equal(lsvd.run(model, "a person", 1, steps=30).final, expected)
+        assert explored.wait(WAIT)
+        walk = lsvd.run(model, "a person", seed, steps=30)
+        assert np.array_equal(pixels(explored.pictures["source"]), shown(model.decode(walk.final)))
 
 
 def test_two_sessions_share_nothing(explored):

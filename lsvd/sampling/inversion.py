@@ -122,6 +122,8 @@ def _remedy(backbone: Backbone, settings: Settings) -> str:
     config, other = backbone.scheduler.config, _deterministic(backbone)
     if any(config.get(name) for name in ("clip_sample", "thresholding")):
         return "give the scheduler clip_sample=False and thresholding=False"
+    if accepts(backbone.pipe.__call__, "pag_scale") and dict(settings.call_kwargs).get("pag_scale", 1):
+        return "leave out perturbed-attention guidance with pag_scale=0.0"
     if settings.guidance is not None and settings.guidance > backbone.family.off:
         return "lower the guidance, or raise iterations or steps"
     if settings.scheduler not in other:

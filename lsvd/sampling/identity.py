@@ -23,7 +23,14 @@ from lsvd.backbones.configs import config_text, described, origin, scheduler_tex
 from lsvd.backbones.models import Backbone
 from lsvd.storage.results import checksum
 
-SAMPLING = ("sampling.trajectory", "backbones.models", "backbones.families", "backbones.schedulers", "backbones.calls")
+SAMPLING = (
+    "sampling.trajectory",
+    "sampling.memory",
+    "backbones.models",
+    "backbones.families",
+    "backbones.schedulers",
+    "backbones.calls",
+)
 UNUSED = ("safety_checker",)  # networks that have no part in what is drawn
 PLAIN = ("StableDiffusionPipeline", "DDPMPipeline", "DDIMPipeline")  # pipelines that their networks say enough of
 # A module's attributes that say nothing of what it computes: torch's own, configurations, which are counted once, what

@@ -57,17 +57,25 @@ class Limit:
 
 def _work(backbone: Backbone) -> int:
     """An estimate of the bytes that the denoiser needs for one picture, both its prompts if there is guidance."""
-    network = denoiser(backbone.pipe)
-    config, (_, height, width) = network.config, backbone.latent_shape
-    if channels := config.get("block_out_channels"):
-        features = channels[0]
-    else:
-        patch = config.get("patch_size") or 1
-        patch = patch if isinstance(patch, int) else max(patch)
-        widest = max((part.in_features for part in network.modules() if isinstance(part, nn.Linear)), default=1)
-        features = -(-widest // patch**2)
+    network, (_, height, width) = denoiser(backbone.pipe), backbone.latent_shape
     prompts = 2 if backbone.kind == "text-to-image" else 1
-    return MAPS * features * height * width * network.dtype.itemsize * prompts
+    return MAPS * _features(backbone) * height * width * network.dtype.itemsize * prompts
+
+
+def _features(backbone: Backbone) -> int:
+    """How many features a denoiser has for each place of a code: a UNet's first width, or a token's share of it."""
+    network = denoiser(backbone.pipe)
+    config = network.config
+    if channels := config.get("block_out_channels"):
+        return channels[0]
+    heads = [config.get(name) for name in ("num_attention_heads", "attention_head_dim")]
+    if all(isinstance(number, int) for number in heads):
+        features = math.prod(heads)
+    else:
+        features = max((part.in_features for part in network.modules() if isinstance(part, nn.Linear)), default=1)
+    patch = config.get("patch_size") or 1
+    side = max(patch if isinstance(patch, int) else max(patch), 2 if backbone.family.layout == "patches" else 1)
+    return -(-features // side**2)
 
 
 def _gb(size: float) -> str:

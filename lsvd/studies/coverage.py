@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from tqdm.auto import tqdm
 
 from lsvd.paths import outputs
+from lsvd.progress import bar
 from lsvd.statistics import fidelity, intervals
 from lsvd.statistics.intervals import SIGNED, UNIT, Bounds, Interval
 from lsvd.storage import results
@@ -218,7 +218,7 @@ def rows(
 ) -> Iterator[dict[str, str | int]]:
     """The rows of outputs/tables/coverage.csv: each case and size."""
     pairs = [(case, n) for case in CASES for n in sizes]
-    for case, n in tqdm(pairs, desc="coverage", disable=not progress):
+    for case, n in bar(pairs, desc="coverage", progress=progress):
         times = -(-repetitions // case.cost)
         covers, width = coverage(case, n, times, -(-CHUNK // case.cost), keep=keep)
         row = {"interval": case.interval, "law": case.law, "n": n, "repetitions": times}

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd.paths import outputs
+from lsvd.progress import bar
 from lsvd.statistics.intervals import SIGNED, mean, share
 from lsvd.statistics.verdicts import HOLDS, IN_PART, STUDIES, Verdict
 from lsvd.storage.files import update_csv
@@ -195,7 +195,7 @@ def rules(rig: Rig, progress: bool = False) -> Iterator[Rule]:
 
 def rows(every: Sequence[Rule], draws: int = DRAWS, *, progress: bool = False) -> Iterator[dict[str, str | int]]:
     """The rows of outputs/tables/exchanges.csv: how many verdicts of each rule hold by mistake."""
-    for rule in tqdm(every, desc="exchanges", disable=not progress):
+    for rule in bar(every, desc="exchanges", progress=progress):
         false, of = rule.false(-(-draws // rule.cost))
         rate = share(false, of)
         row = {"study": rule.study, "rule": rule.rule, "backbone": rule.backbone, "verdicts": of}

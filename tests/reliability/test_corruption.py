@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from clones import complaint, make, reproduce, small_clone
-from faults import sentence
+from faults import sentence, slow
 from tiny import WORDS, text_to_image, unconditional
 
 from lsvd import backbones
@@ -78,6 +78,7 @@ def test_an_attribute_that_is_damaged_anywhere(tmp_path, learned, damage):
     assert refused > 20 and same(attribute.load(path), learned)
 
 
+@slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_cached_trajectory_that_is_damaged_anywhere(tmp_path, damage, caplog):
     backbone = unconditional()
@@ -164,6 +165,7 @@ def loaded_or_refused(folder, expected):
     return False
 
 
+@slow
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", JSONS)
 def test_a_configuration_that_is_damaged(tmp_path, saved, name, text):
@@ -176,6 +178,7 @@ def test_a_configuration_that_is_damaged(tmp_path, saved, name, text):
     assert refused or may_load, "it loads as if nothing had happened"
 
 
+@slow
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"])
 @pytest.mark.parametrize("damage", ["empty", "zeros", "half", "another's", "a text"])
 def test_weights_that_are_damaged(tmp_path, saved, part, damage):
@@ -197,6 +200,7 @@ def test_a_vocabulary_that_is_damaged(tmp_path, saved, data):
     loaded_or_refused(folder, weights(backbones.load(saved)))
 
 
+@slow
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_reader_that_is_damaged(tmp_path, name, text):

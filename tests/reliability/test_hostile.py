@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from clones import make, small_clone
-from faults import sentence
+from faults import sentence, slow
 from safetensors.torch import save_file
 from tiny import text_to_image, unconditional
 
@@ -107,6 +107,7 @@ def test_weights_that_are_pickled_are_refused(tmp_path, saved, harm, name):
 CODE = "import os\nos.mkdir({path!r})\nclass Harm:\n    pass\n"
 
 
+@slow
 @pytest.mark.parametrize(
     "entry",
     [
@@ -139,6 +140,7 @@ def test_code_that_a_folder_brings_along_is_not_run(tmp_path, saved, harm, monke
         assert "custom_pipeline" in entry  # not looked at
 
 
+@slow
 @pytest.mark.parametrize("part", ["text_encoder/config.json", "tokenizer/tokenizer_config.json", "unet/config.json"])
 def test_a_configuration_cannot_name_code(tmp_path, saved, harm, part):
     folder = Path(shutil.copytree(saved, tmp_path / "tiny"))

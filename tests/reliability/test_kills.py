@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from clones import environment, make, reproduce, small_clone, start, wait_for, write_notebook
-from faults import in_child, killed_everywhere
+from faults import in_child, killed_everywhere, slow
 from PIL import Image
 from processes import heeding
 from tiny import text_to_image, unconditional
@@ -27,7 +27,6 @@ from lsvd.storage import files, results
 from lsvd.testbed.training import checkpoints
 
 ROOT = Path(__file__).resolve().parents[2]
-slow = pytest.mark.skipif(not os.environ.get("LSVD_TRIALS"), reason="takes a while: make trials runs it")
 
 
 def tidied(folder):
@@ -265,7 +264,21 @@ def clone(tmp_path):
     return small_clone(tmp_path / "a clone's größe; $x")
 
 
-TARGETS = ("reproduce", "bless", "test", "docs", "lab", "train", "measure", "survey", "edits", "bench", "bench-full")
+TARGETS = (
+    "reproduce",
+    "bless",
+    "test",
+    "docs",
+    "lab",
+    "explore",
+    "trials",
+    "train",
+    "measure",
+    "survey",
+    "edits",
+    "bench",
+    "bench-full",
+)
 ASLEEP = """#!/bin/sh
 case "$*" in
   tools/clone.py|"-m ruff"*) exit 0 ;;

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 import torch
-from faults import in_child, limited, sentence
+from faults import in_child, limited, sentence, slow
 from tiny import text_to_image, unconditional
 
 from lsvd import avi
@@ -17,8 +17,6 @@ from lsvd.__main__ import main
 from lsvd.avi import attribute
 from lsvd.sampling import trajectory
 from lsvd.storage import cache, files
-
-slow = pytest.mark.skipif(not os.environ.get("LSVD_TRIALS"), reason="takes a while: make trials runs it")
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +70,14 @@ def test_three_hundred_seeds_in_one_attribute(tmp_path):
         attribute.learn(backbone, "a person", "an old person", [*range(300), 299], steps=4)
 
 
+@slow
 @pytest.mark.parametrize("text", ["a person " * 5000, "a" * 50_000, "👩" * 5000, "\n" * 9000, "a\0b"], ids=len)
 def test_prompts_of_any_length(text, recwarn):
     walk = trajectory.run(text_to_image(), text, steps=1)
     assert walk.codes.isfinite().all()
 
 
+@slow
 def test_a_cache_of_thousands_of_files(tmp_path, monkeypatch):
     monkeypatch.setenv("LSVD_OUTPUTS", str(tmp_path))
     folder = cache.root() / "r"
@@ -99,6 +99,7 @@ def test_a_table_of_thousands_of_rows(tmp_path):
     assert len(lines) == 5001 and lines[2501] == "02500,new"
 
 
+@slow
 def test_a_sheet_that_no_jpeg_holds(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lsvd.avi.edit_prompt", lambda *args, **kwargs: pytest.fail("drawn"))
@@ -160,6 +161,7 @@ def test_no_memory_left(folder, tmp_path, monkeypatch):
     assert not (tmp_path / "x.png").exists()
 
 
+@slow
 def test_no_more_open_files(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults import sentence
+from faults import sentence, slow
 from tiny import text_to_image, unconditional
 
 from lsvd import avi
@@ -21,7 +21,6 @@ from lsvd.checks import check_seeds
 from lsvd.sampling import identity, trajectory
 
 ROOT = Path(__file__).resolve().parents[2]
-slow = pytest.mark.skipif(not os.environ.get("LSVD_TRIALS"), reason="takes a while: make trials runs it")
 
 # Of the process that calls
 

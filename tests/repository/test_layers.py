@@ -79,3 +79,8 @@ def test_no_import_is_circular():
 def test_only_one_module_asks_where_it_lies():
     asking = [name for name, path in MODULES.items() if "__file__" in path.read_text()]
     assert asking == ["lsvd.paths"]
+
+
+def test_bars_have_one_module():
+    """So that TQDM_DISABLE turns all of them off."""
+    assert [name for name, path in MODULES.items() if "import tqdm" in path.read_text()] == ["lsvd.progress"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,6 +124,22 @@ def test_edits_that_would_not_fit_are_refused_before_anything_is_drawn(monkeypat
 def test_a_limit_that_will_not_do_is_one_sentence(value):
     with pytest.raises(ValueError, match="max_memory cannot be .*: give a number of GB above 0, such as 8"):
         trajectory.run(text_to_image(), "a person", max_memory=value)
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "features"),
+    [
+        ({"block_out_channels": [320, 640], "attention_head_dim": [5, 10]}, "grid", 320),
+        ({"num_attention_heads": 24, "attention_head_dim": 128, "patch_size": 1}, "patches", 768),
+        ({"num_attention_heads": 16, "attention_head_dim": 72, "patch_size": 2}, "grid", 288),
+        ({"num_attention_heads": 4, "attention_head_dim": 8, "patch_size": [1, 2, 2]}, "grid", 8),
+        ({}, "grid", 48),
+    ],
+)
+def test_the_width_of_a_denoiser(config, layout, features):
+    network = SimpleNamespace(config=config, modules=lambda: [torch.nn.Linear(48, 3), torch.nn.Linear(5, 99)])
+    pipe = SimpleNamespace(unet=None, transformer=network)
+    assert memory._features(SimpleNamespace(pipe=pipe, family=SimpleNamespace(layout=layout))) == features
 
 
 TEN_THOUSAND = """

@@ -27,6 +27,8 @@ def in_child(action: Callable[[], object], seconds: int = 60) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+slow = pytest.mark.skipif(not os.environ.get("LSVD_TRIALS"), reason="takes a while: make trials runs it")
+
 STEPS = ("replace", "rename", "fsync", "unlink", "mkdir", "rmdir", "utime", "chmod", "link")
 
 

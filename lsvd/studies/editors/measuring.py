@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from lsvd import backbones
 from lsvd.backbones import clip as clips
@@ -21,6 +20,7 @@ from lsvd.backbones.clip import Clip
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import TextToImage
 from lsvd.paths import measurements
+from lsvd.progress import bar
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import sample
@@ -128,14 +128,14 @@ def stage(
     chunks = [tuple(seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)]
     found: dict[str, dict[Editor, Outcome]] = {}
     total = len(attributes) * len(editors) * len(chunks)
-    with tqdm(total=total, desc=bench.backbone.name, unit="piece", disable=not progress, leave=False) as bar:
+    with bar(total=total, desc=bench.backbone.name, unit="piece", progress=progress) as shown:
         for name in attributes:
             made_by = {**bench.identity, "attribute": name, "source": SOURCE, "chunks": chunks}
             made_by |= {"editors": [editor.key() for editor in editors]}
             stacked = results.remember(
                 bench.backbone.name,
                 made_by,
-                lambda name=name: _pieces(bench, name, editors, chunks, bar.update),
+                lambda name=name: _pieces(bench, name, editors, chunks, shown.update),
                 folder=folder or measurements("comparison"),
                 must_keep=True,
             )

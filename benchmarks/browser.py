@@ -245,8 +245,12 @@ class Explored:
         return Path(waiting.value.path())
 
     def choose(self, button: str, path: Path) -> None:
-        """Press a button that opens a file, and choose one."""
+        """Press a button that opens a file, and choose one that leads to something."""
         with self.answer():
-            with self.page.expect_file_chooser() as waiting:
-                self.root.get_by_role("button", name=button, exact=True).click()
-            waiting.value.set_files(path)
+            self.offer(button, path)
+
+    def offer(self, button: str, path: Path) -> None:
+        """As `choose`, without waiting."""
+        with self.page.expect_file_chooser() as waiting:
+            self.root.get_by_role("button", name=button, exact=True).click()
+        waiting.value.set_files(path)

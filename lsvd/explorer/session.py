@@ -70,6 +70,7 @@ class Session:
         self._settled: tuple[dict[str, bytes], dict[str, Any]] = (dict(self.pictures), {})
         self._past: list[Recipe] = []
         self._future: list[Recipe] = []
+        self._looked: Any = None  # the moment and channel that are on the screen
         self._submitted = self._answered = 0
         self.lock = threading.RLock()
         self._worker = Worker(self._work, self._ended, self._remark)
@@ -406,11 +407,12 @@ class Session:
             with self.lock:
                 self.seen |= {"timesteps": [], "fractions": []}
             return
-        moment = self.studio.moment(now, walk)
-        pictures = {"channels": showing.png(showing.mosaic(moment.code))}
-        pictures["estimate"] = b"" if moment.estimate is None else showing.png(showing.image(moment.estimate))
-        pictures["tiles"] = showing.png(tiles(moment, now.triplets.channel))
-        channel = now.triplets.channel
+        moment, channel, pictures = self.studio.moment(now, walk), now.triplets.channel, {}
+        looked = (moment, channel)
+        if looked != self._looked:  # a triplet's slider moves, and leaves these as they are
+            pictures["channels"] = showing.png(showing.mosaic(moment.code))
+            pictures["estimate"] = b"" if moment.estimate is None else showing.png(showing.image(moment.estimate))
+            pictures["tiles"] = showing.png(tiles(moment, channel))
         with self.lock:
             whole = walk.schedule.whole
             timesteps, fractions = (each[whole].tolist() for each in (walk.schedule.timesteps, walk.schedule.fractions))
@@ -430,6 +432,7 @@ class Session:
                 },
                 "energy": (S.square().sum(0) / S.square().sum()).tolist(),
             }
+            self._looked = looked
         self._put_pictures(**pictures)
 
     def _settle(self, now: Recipe, walk: Trajectory, before: Tensor, after: Tensor | None, began: float) -> None:
@@ -511,6 +514,7 @@ class Session:
             elif error:
                 self.message = {"kind": "error", "text": error}
                 pictures, seen = self._settled
+                self._looked = None
                 changed = [name for name in PICTURES if self.pictures[name] != pictures[name]]
                 self.pictures, self.seen = dict(pictures), dict(seen)
             else:

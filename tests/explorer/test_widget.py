@@ -81,7 +81,7 @@ def test_from_python(shown, tmp_path):
     other = Explorer(unconditional())
     assert repr(other) == "Explorer('tiny-ddpm')"
     with pytest.raises(TimeoutError):
-        Explorer(text_to_image(), steps=1000).wait(0.01)
+        Explorer(text_to_image(), steps=500).wait(0.01)
     other.close()
 
 

@@ -50,9 +50,9 @@ class Bench:
         """What measures how far pictures moved, by name."""
         return perception.instruments(self.clip)
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What determines a measurement, but for rounding."""
+        """What determines a measurement, but for rounding; as it is when first asked for."""
         backbone, shape = self.backbone, identity.identity(self.backbone)
         return {name: shape[name] for name in ("weights", "scheduler", "config", "dtype", "size")} | {
             "steps": backbone.entry.steps,

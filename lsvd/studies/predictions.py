@@ -25,7 +25,7 @@ from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.paths import measurements
 from lsvd.sampling.kept import trajectories
-from lsvd.sampling.predictions import differences, estimates, level
+from lsvd.sampling.predictions import available, differences, estimates, level
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import SIGNED, UNIT, Interval, mean
 from lsvd.statistics.verdicts import Part, Verdict, judge
@@ -203,8 +203,12 @@ def measure(
 ) -> Result:
     """The study of the models, from trajectories and responses that are kept on disk.
 
-    Raises ValueError as `settling`, `answers` and `difference`.
+    Models whose samplers clip are left out. Raises ValueError as `settling`, `answers` and `difference`, and if none is
+    left.
     """
+    models = {name: model for name, model in models.items() if available(model)}
+    if not models:
+        raise ValueError("none of these models has estimates to look at: take one with DDIM and without clipping")
     seeds, settlings, by_prompt = check_seeds(seeds), {}, {}
     shape = next(iter(models.values())).latent_shape[-2:]
     for name, model in models.items():
@@ -215,7 +219,9 @@ def measure(
             shape = walk.codes.shape[-2:]
             texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
             by_prompt[name] = {label: difference(model, walk, text) for label, text in texts.items()}
-    answered = {name: answers(models[name], reader, progress=progress) for name, reader in readers.items()}
+    answered = {
+        name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
+    }
     S = svd(torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).S
     noise = mean(S[..., 0].square() / S.square().sum(-1), bounds=UNIT)
     return Result(settlings, answered, by_prompt, noise, neighbourhood.by_chance(shape, 1))

@@ -14,6 +14,12 @@ from lsvd.backbones.models import Backbone
 from lsvd.sampling.trajectory import Trajectory, resume
 
 
+def available(backbone: Backbone) -> bool:
+    """Whether two codes give the estimates: for DDIM without clipping, which forgets by how much it clipped."""
+    config = backbone.scheduler.config
+    return isinstance(backbone.scheduler, DDIMScheduler) and not (config.clip_sample or config.thresholding)
+
+
 def estimates(backbone: Backbone, walk: Trajectory) -> Tensor:
     """x̂_0 at each timestep of a trajectory, shape (n, B, C, H, W), float64, on the codes' device.
 
@@ -51,9 +57,7 @@ def level(backbone: Backbone, walk: Trajectory, t: float | Tensor) -> float:
 def _levels(backbone: Backbone, walk: Trajectory) -> tuple[Tensor, Tensor]:
     """alpha and sigma at each timestep and at the end, shape (n + 1,), float64."""
     scheduler = backbone.scheduler
-    config = scheduler.config
-    plain = isinstance(scheduler, DDIMScheduler) and not (config.clip_sample or config.thresholding)
-    if not plain or walk.settings.eta != 0:
+    if not available(backbone) or walk.settings.eta != 0:
         raise ValueError("two codes give x̂_0 for DDIM alone, with eta 0 and no clipping: take such a trajectory")
     products = scheduler.alphas_cumprod.double()[walk.timesteps.long().cpu()]
     end = torch.as_tensor(scheduler.final_alpha_cumprod, dtype=torch.float64).reshape(1)

@@ -133,9 +133,9 @@ def _studentised(deviations: np.ndarray, rounding: np.ndarray, tail: float, seed
     n, shares = deviations.shape[1], _shares(deviations.shape[1], seed)
     pivots = np.empty((2, len(deviations)))
     for part in np.array_split(np.arange(len(deviations)), -(-len(deviations) // 50)):
-        own, small = deviations[part], rounding[part]
-        shift = shares @ own.T
-        error = np.sqrt(np.maximum(shares @ (own**2).T - shift**2, 0) / (n - 1))
+        block, small = deviations[part], rounding[part]
+        shift = shares @ block.T
+        error = np.sqrt(np.maximum(shares @ (block**2).T - shift**2, 0) / (n - 1))
         flat = error <= small
         t = np.where(np.abs(shift) <= small, 0, np.copysign(inf, shift))
         np.divide(shift, error, out=t, where=~flat)
@@ -240,14 +240,14 @@ def weighted_spearman(x: ArrayLike, y: ArrayLike, weights: ArrayLike) -> np.ndar
     Returns shape (draws,); NaN where x or y is constant.
     """
     x, y, weights = (np.asarray(values, np.float64) for values in (x, y, weights))
-    found = []
+    correlations = []
     for part in np.array_split(weights, -(-len(weights) // 100)):
         total = part.sum(1, keepdims=True)
         a, b = (_ranks(values, part) - (total + 1) / 2 for values in (x, y))
         ab, aa, bb = ((part * product).sum(1) for product in (a * b, a * a, b * b))
         varied = (aa > 0) & (bb > 0)
-        found.append(np.divide(ab, np.sqrt(aa * bb), out=np.full(len(ab), np.nan), where=varied))
-    return np.concatenate(found)
+        correlations.append(np.divide(ab, np.sqrt(aa * bb), out=np.full(len(ab), np.nan), where=varied))
+    return np.concatenate(correlations)
 
 
 def _array(values: ArrayLike | Tensor) -> np.ndarray:

@@ -48,8 +48,8 @@ def _each(one: Callable[[np.random.Generator, int], Interval]) -> Callable[[np.r
     """Ends of m samples from the interval of one."""
 
     def ends(rng: np.random.Generator, n: int, m: int) -> Ends:
-        found = [one(rng, n) for _ in range(m)]
-        return np.array([each.low for each in found]), np.array([each.high for each in found])
+        samples = [one(rng, n) for _ in range(m)]
+        return np.array([sample.low for sample in samples]), np.array([sample.high for sample in samples])
 
     return ends
 
@@ -57,7 +57,7 @@ def _each(one: Callable[[np.random.Generator, int], Interval]) -> Callable[[np.r
 def _outcome(has: NDArray, side: NDArray | None = None, after: NDArray | None = None) -> Outcome:
     """An outcome of n pictures that all lacked the attribute."""
     zeros = torch.zeros(len(has), dtype=torch.float64)
-    numbers = [zeros if each is None else torch.from_numpy(np.asarray(each)) for each in (after, side)]
+    numbers = [zeros if sample is None else torch.from_numpy(np.asarray(sample)) for sample in (after, side)]
     return Outcome(zeros.bool(), torch.from_numpy(has), zeros, *numbers, zeros, zeros)
 
 

@@ -5,7 +5,7 @@ what it is held against. Whatever a claim says is then not so, but skewness, tie
 attributes hang together are those of the real numbers. Each draw goes through the study's own `verdicts`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lsvd.backbones.models import Backbone
 from lsvd.paths import outputs
 from lsvd.progress import bar
+from lsvd.sampling.kept import trajectories
 from lsvd.statistics.intervals import SIGNED, mean, share
 from lsvd.statistics.verdicts import HOLDS, IN_PART, STUDIES, Verdict
 from lsvd.storage.files import update_csv
@@ -22,10 +24,10 @@ from lsvd.studies import ablation, editing, encoding, neighbourhood, order, stre
 from lsvd.studies.edits import Measured, Outcome
 from lsvd.studies.responses import Responses
 from lsvd.studies.rig import Rig
-from lsvd.studies.ways import Way
+from lsvd.studies.ways import SOURCE, Way
 from lsvd.testbed.evaluate import reference_features
 
-DRAWS = 400
+DRAWS = 200
 REFERENCES = 400  # renderings that Frechet distances are from
 MOST = 0.03
 """False verdicts that are allowed."""
@@ -78,10 +80,10 @@ def of_responses(name: str, responses: Sequence[Responses]) -> Iterator[Rule]:
     yield Rule("order", "sink or rise in the order", name, moving, 10)
 
 
-def of_distances(result: neighbourhood.Result) -> Iterator[Rule]:
+def of_distances(models: Mapping[str, neighbourhood.Neighbourhood]) -> Iterator[Rule]:
     """The rules on distances: the model is exchanged with a null, and the latent model with another."""
     nulls = ("shared", "mixed")
-    for name, model in result.models.items():
+    for name, model in models.items():
 
         def nearer(rng: np.random.Generator, name: str = name, model: neighbourhood.Neighbourhood = model):
             mask = coins(rng, model.D.shape[-1])
@@ -93,12 +95,12 @@ def of_distances(result: neighbourhood.Result) -> Iterator[Rule]:
             return claims
 
         yield Rule("neighbourhood", "nearer than its noise added to a picture", name, nearer)
-    latent = result.models.get(neighbourhood.LATENT)
-    for name in sorted(result.models.keys() - {neighbourhood.LATENT}) if latent else ():
+    latent = models.get(neighbourhood.LATENT)
+    for name in sorted(models.keys() - {neighbourhood.LATENT}) if latent else ():
 
         def varying(rng: np.random.Generator, name: str = name) -> list[Verdict]:
             signs = torch.from_numpy(rng.choice([-1.0, 1.0], latent.D.shape[-1]))
-            parts = neighbourhood.differences(latent, result.models[name])
+            parts = neighbourhood.differences(latent, models[name])
             known = [mean(signs * part, bounds=SIGNED) for part in parts]
             return [neighbourhood.varies_less(name, known)]
 
@@ -128,9 +130,11 @@ def of_strengths(result: strength.Result) -> Rule:
         n = len(next(iter(result.measured.values()))[ways[0]].had)
         places = torch.from_numpy(rng.permuted(np.tile(np.arange(len(ways))[:, None], n), axis=0))
         measured = {}
-        for name, each in result.measured.items():
-            after = torch.stack([each[way].after for way in ways]).gather(0, places)
-            measured[name] = each | {way: replace(each[way], after=row) for way, row in zip(ways, after, strict=True)}
+        for name, outcomes in result.measured.items():
+            after = torch.stack([outcomes[way].after for way in ways]).gather(0, places)
+            measured[name] = outcomes | {
+                way: replace(outcomes[way], after=row) for way, row in zip(ways, after, strict=True)
+            }
         return strength.verdicts(replace(result, measured=measured))
 
     return Rule("strength", "strength turns the attribute up", result.backbone, exchanged)
@@ -145,8 +149,8 @@ def of_losses(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], 
         loss = ablation.LOSSES[number]
         pairs = {ways[basis, ablation.FULL]: ways[basis, loss] for basis in bases}
         some = {key: way for key, way in ways.items() if key[1] in (ablation.FULL, loss)}
-        own = ablation.from_outcomes(backbone, swap(measured, pairs, rng), some, reference)
-        return [ablation.verdict(own, loss)]
+        first = ablation.from_outcomes(backbone, swap(measured, pairs, rng), some, reference)
+        return [ablation.verdict(first, loss)]
 
     return Rule("ablation", "the failure shows without a loss", backbone, exchanged, 5)
 
@@ -155,10 +159,10 @@ def swap(measured: Measured, pairs: Mapping[Way, Way], rng: np.random.Generator)
     """Measurements with the outcomes of two ways exchanged in a random half of the seeds, the same for all."""
     n = len(next(iter(next(iter(measured.values())).values())).had)
     mask, changed = coins(rng, n), {}
-    for name, each in measured.items():
-        changed[name] = dict(each)
+    for name, outcomes in measured.items():
+        changed[name] = dict(outcomes)
         for one, other in pairs.items():
-            a, b = each[one], each[other]
+            a, b = outcomes[one], outcomes[other]
             changed[name] |= {one: _mixed(a, b, mask), other: _mixed(b, a, mask)}
     return changed
 
@@ -172,18 +176,17 @@ def _mixed(a: Outcome, b: Outcome, mask: Tensor) -> Outcome:
     """Outcome a, and b where mask says so."""
     parts = {}
     for field in fields(Outcome):
-        own, other = getattr(a, field.name), getattr(b, field.name)
-        if own is None or other is None:
+        first, other = getattr(a, field.name), getattr(b, field.name)
+        if first is None or other is None:
             parts[field.name] = None
         else:
-            parts[field.name] = other.where(mask if own.ndim == 1 else mask[:, None], own)
+            parts[field.name] = other.where(mask if first.ndim == 1 else mask[:, None], first)
     return Outcome(**parts)
 
 
 def rules(rig: Rig, progress: bool = False) -> Iterator[Rule]:
     """All rules, on the measurements that are kept with the project; trajectories are drawn if they are not there."""
     models, readers = survey.subjects("all", device=str(rig.backbone.device))
-    yield from of_distances(neighbourhood.measure(models, progress=progress))
     for name, reader in readers.items():
         yield from of_responses(name, survey.survey(models[name], reader, survey.Plan(), range(survey.SAMPLES)))
     yield of_gains(editing.measure(rig, progress=progress))
@@ -191,9 +194,20 @@ def rules(rig: Rig, progress: bool = False) -> Iterator[Rule]:
     ways = ablation.without(ablation.setting())
     reference = reference_features(rig.judge, REFERENCES, rig.backbone.entry.size, {"style": "photo"})
     yield of_losses(rig.backbone.name, ablation.measured(rig, ways, progress=progress), ways, reference)
+    yield from of_distances({name: near(model) for name, model in models.items()})
 
 
-def rows(every: Sequence[Rule], draws: int = DRAWS, *, progress: bool = False) -> Iterator[dict[str, str | int]]:
+def near(model: Backbone, k: int = 8) -> neighbourhood.Neighbourhood:
+    """A model's distances and those of the nulls that are exchanged with them, as the study has them."""
+    walk = trajectories(model, SOURCE if model.kind == "text-to-image" else None, range(16), batch=16)
+    codes = (walk.codes, *(neighbourhood.add_noise(model, walk, other=other) for other in (False, True)))
+    D, shared, mixed = (neighbourhood.distances(x, k) for x in codes)
+    chance = neighbourhood.by_chance(walk.codes.shape[-2:], k)
+    others = neighbourhood.between_pictures(walk.codes, k)
+    return neighbourhood.Neighbourhood(D, D, D, shared, mixed, others, chance, walk.timesteps, {})
+
+
+def rows(every: Iterable[Rule], draws: int = DRAWS, *, progress: bool = False) -> Iterator[dict[str, str | int]]:
     """The rows of outputs/tables/exchanges.csv: how many verdicts of each rule hold by mistake."""
     for rule in bar(every, desc="exchanges", progress=progress):
         false, of = rule.false(-(-draws // rule.cost))
@@ -204,6 +218,6 @@ def rows(every: Sequence[Rule], draws: int = DRAWS, *, progress: bool = False) -
 
 def run(rig: Rig, progress: bool = True) -> None:
     """Exchange all of it, and write the table; rules that were tried stay in it if the run is stopped."""
-    every, path = list(rules(rig, progress)), outputs("tables", "exchanges.csv")
-    for row in rows(every, progress=progress):
+    path = outputs("tables", "exchanges.csv")
+    for row in rows(rules(rig, progress), progress=progress):
         update_csv(path, [row], ["study", "rule", "backbone"], STUDIES)

@@ -110,14 +110,14 @@ def advantage(measured: Measured, way: Way, others: Sequence[Way], level: float 
         raise ValueError("there is nothing to compare with: name one other way or more")
     n, tail = seeds_of(measured), (1 - level) / 2
     counts = without_each(n)
-    own = np.array(_means(measured, way, counts))  # (success and side effects, 1 + n)
-    rivals = np.array([*(_means(measured, other, counts) for other in others), np.zeros_like(own)])
-    reached = reach(rivals[:-1, 1, 0], rivals[:-1, 0, 0], own[1, 0])
-    gain, again = float(own[0, 0] - reached), partial(advantage, measured, way, list(others))
-    if n < 3 or not np.isfinite(own).all() or not np.isfinite(rivals).all():
+    point = np.array(_means(measured, way, counts))  # (success and side effects, 1 + n)
+    rivals = np.array([*(_means(measured, other, counts) for other in others), np.zeros_like(point)])
+    reached = reach(rivals[:-1, 1, 0], rivals[:-1, 0, 0], point[1, 0])
+    gain, again = float(point[0, 0] - reached), partial(advantage, measured, way, list(others))
+    if n < 3 or not np.isfinite(point).all() or not np.isfinite(rivals).all():
         return Interval(gain, *SIGNED, n, again)
     prices = _prices(rivals[:, :, 0])
-    leads = (own - rivals)[:, 0] - prices[:, None, None] * (own - rivals)[:, 1]  # (prices, others, 1 + n)
+    leads = (point - rivals)[:, 0] - prices[:, None, None] * (point - rivals)[:, 1]  # (prices, others, 1 + n)
     lead = leads[..., 0]
     error = np.sqrt((n - 1) * leads[..., 1:].var(-1))
     below = np.sqrt(2 * (n - 1) / (n - 2) * stats.f.ppf(level, 2, n - 2))
@@ -184,19 +184,19 @@ def of_seeds(columns: NDArray) -> NDArray:
 
 def level(measured: Measured, way: Way, what: str) -> Interval:
     """The mean of a field of Outcome over attributes and the pictures that lacked them, with its interval."""
-    each = of_seeds(values(measured, [way], what)[:, 0])
+    by_seed = of_seeds(values(measured, [way], what)[:, 0])
     if what == "has":
-        return clustered_share(each.mean(), (each.sum() - each) / (len(each) - 1))
-    return intervals.mean(each, bounds=BOUNDS[what])
+        return clustered_share(by_seed.mean(), (by_seed.sum() - by_seed) / (len(by_seed) - 1))
+    return intervals.mean(by_seed, bounds=BOUNDS[what])
 
 
 def change(measured: Measured, way: Way, other: Way, what: str) -> Interval:
     """By how much that mean is larger than another way's, paired by seed; of a way and itself 0 for certain."""
     pair = values(measured, [way, other], what)
-    each = of_seeds(pair[:, 0] - pair[:, 1])
+    by_seed = of_seeds(pair[:, 0] - pair[:, 1])
     if way == other:
-        return Interval(0.0, 0.0, 0.0, len(each), lambda level: Interval(0.0, 0.0, 0.0, len(each)))
-    return intervals.mean(each, bounds=SIGNED)
+        return Interval(0.0, 0.0, 0.0, len(by_seed), lambda level: Interval(0.0, 0.0, 0.0, len(by_seed)))
+    return intervals.mean(by_seed, bounds=SIGNED)
 
 
 def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:

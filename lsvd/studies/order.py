@@ -142,7 +142,7 @@ class Mobility:
     """How far the ranks of the TRIPLETS first triplets move, and how far if matched with the next picture's triplets.
 
     lost: share of the paths with a match no better than `level`, that of matches between noise. paths: of the first
-    PICTURES pictures, from a middle timestep on, against timesteps, (n,).
+    PICTURES pictures, from a middle timestep on, against timesteps, (n,). most: by how much a rank can change.
     """
 
     same: Movement
@@ -151,12 +151,18 @@ class Mobility:
     level: float
     paths: Paths
     timesteps: Tensor
+    most: int
 
     def far(self) -> tuple[Interval, Interval, Interval]:
         """Mean rank change over half the way and more, that of the null, and their difference."""
         half = self.same.dt >= self.same.dt.max() / 2
         same, null = (part.by_sample[half].mean(0) for part in (self.same, self.null))
-        return mean(same), mean(null), mean(same - null)
+        return self.means(same, null)
+
+    def means(self, same: Tensor, null: Tensor) -> tuple[Interval, Interval, Interval]:
+        """The means over pictures of rank changes, (B,), of those of the null, and of their difference."""
+        bounds = (0, self.most), (0, self.most), (-self.most, self.most)
+        return tuple(mean(x, bounds=ends) for x, ends in zip((same, null, same - null), bounds, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +204,7 @@ def mobility_of(codes: Tensor, timesteps: Tensor, reference: int) -> Mobility:
         level,
         follow(codes[:, :PICTURES], k=TRIPLETS, reference=reference),
         timesteps,
+        min(codes.shape[-2:]) - 1,
     )
 
 
@@ -255,7 +262,7 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     for name, mobile in result.mobility.items():
         same, null = mobile.same.by_sample, mobile.null.by_sample
         lines = [
-            ("rank change", f"dt = {dt:g}", mean(y), mean(z), mean(y - z), len(y))
+            ("rank change", f"dt = {dt:g}", *mobile.means(y, z), len(y))
             for dt, y, z in zip(mobile.same.dt.tolist(), same, null, strict=True)
         ]
         lines.append(("rank change", "half the way and more", *mobile.far(), same.shape[1]))

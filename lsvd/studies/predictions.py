@@ -25,7 +25,7 @@ from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.paths import measurements
 from lsvd.sampling.kept import trajectories
-from lsvd.sampling.predictions import differences, estimates, level
+from lsvd.sampling.predictions import available, differences, estimates, level
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import SIGNED, UNIT, Interval, mean
 from lsvd.statistics.verdicts import Part, Verdict, judge
@@ -87,8 +87,8 @@ class Settling:
 
         Below 0 the first triplets settle first.
         """
-        own, code = (_correlations(self.settled(parts)) for parts in (self.parts, self.code_parts))
-        return mean(own, bounds=SIGNED), mean(own - code, bounds=(-2.0, 2.0))
+        estimate, code = (_correlations(self.settled(parts)) for parts in (self.parts, self.code_parts))
+        return mean(estimate, bounds=SIGNED), mean(estimate - code, bounds=(-2.0, 2.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +186,10 @@ def answers(
     specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
     made_by: dict[str, Any] = survey.settings(backbone, reader, PLAN, seeds) | {"of": "x̂_0", "format": FORMAT}
     home = folder or measurements("predictions")
-    kept = results.remember(backbone.name, made_by, measure, folder=home, specs=specs, must_keep=True)
+    tensors = results.remember(backbone.name, made_by, measure, folder=home, specs=specs, must_keep=True)
     return [
-        Responses.of({name: kept[name][i] for name in ("moved", "null")}, reader.scene, t, PLAN.bands, PLAN.factor)
-        for i, t in enumerate(kept["timesteps"])
+        Responses.of({name: tensors[name][i] for name in ("moved", "null")}, reader.scene, t, PLAN.bands, PLAN.factor)
+        for i, t in enumerate(tensors["timesteps"])
     ]
 
 
@@ -203,22 +203,28 @@ def measure(
 ) -> Result:
     """The study of the models, from trajectories and responses that are kept on disk.
 
-    Raises ValueError as `settling`, `answers` and `difference`.
+    Models whose samplers clip are left out. Raises ValueError as `settling`, `answers` and `difference`, and if none is
+    left.
     """
-    seeds, found, moved = check_seeds(seeds), {}, {}
+    models = {name: model for name, model in models.items() if available(model)}
+    if not models:
+        raise ValueError("none of these models has estimates to look at: take one with DDIM and without clipping")
+    seeds, settlings, by_prompt = check_seeds(seeds), {}, {}
     shape = next(iter(models.values())).latent_shape[-2:]
     for name, model in models.items():
         prompted = model.kind == "text-to-image"
         walk = trajectories(model, prompt if prompted else None, seeds, batch=len(seeds), progress=progress)
-        found[name] = settling(model, walk)
+        settlings[name] = settling(model, walk)
         if prompted:
             shape = walk.codes.shape[-2:]
             texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
-            moved[name] = {label: difference(model, walk, text) for label, text in texts.items()}
-    answered = {name: answers(models[name], reader, progress=progress) for name, reader in readers.items()}
+            by_prompt[name] = {label: difference(model, walk, text) for label, text in texts.items()}
+    answered = {
+        name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
+    }
     S = svd(torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).S
     noise = mean(S[..., 0].square() / S.square().sum(-1), bounds=UNIT)
-    return Result(found, answered, moved, noise, neighbourhood.by_chance(shape, 1))
+    return Result(settlings, answered, by_prompt, noise, neighbourhood.by_chance(shape, 1))
 
 
 def verdicts(result: Result) -> list[Verdict]:
@@ -234,18 +240,18 @@ def verdicts(result: Result) -> list[Verdict]:
     def add(claim: str, name: str, parts: Sequence[Part], **options: Any) -> None:
         claims.append(judge("predictions", claim, name, parts, **options))
 
-    for name, own in result.settling.items():
-        for null, effect in own.nearer().items():
+    for name, model in result.settling.items():
+        for null, effect in model.nearer().items():
             add(f"x̂_0 lies nearer to its end than {null}", name, [Part(effect, margin=MARGIN, sign=-1)])
-        itself, beyond = own.in_order()
+        itself, beyond = model.in_order()
         parts = [Part(itself, margin=order.MARGIN, sign=-1), Part(beyond, sign=-1)]
         add("first triplets of x̂_0 settle first", name, parts, gate=True)
-        add("ranks in x̂_0 move by more than a place", name, [Part(own.mobility.far()[0], null=1.0)])
+        add("ranks in x̂_0 move by more than a place", name, [Part(model.mobility.far()[0], null=1.0)])
     for name, answered in result.answers.items():
         for scale, (effect, by_time) in encoding.scale_means(answered).items():
             add(f"x̂_0 encodes: {scale} attributes", name, [Part(value) for value in by_time], effect=effect)
-    for name, moved in result.differences.items():
-        targets, plain = ([moved[label] for label in labels] for labels in (TARGETS, PARAPHRASES))
+    for name, by_prompt in result.differences.items():
+        targets, plain = ([by_prompt[label] for label in labels] for labels in (TARGETS, PARAPHRASES))
         share, null = (torch.stack([d.share.mean(0) for d in group]).mean(0) for group in (targets, plain))
         time, seeds = (
             torch.stack([getattr(d, what) for d in targets]).mean(0) for what in ("across_time", "across_seeds")
@@ -266,15 +272,15 @@ def rows(result: Result) -> list[dict[str, str | int]]:
         numbers = {"value": value.value, "low": value.low, "high": value.high}
         table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()} | {"n": value.n})
 
-    for name, own in result.settling.items():
-        for of, away in (("x̂_0", own.estimate), ("x_t", own.code), ("another picture's x̂_0", own.other)):
+    for name, model in result.settling.items():
+        for of, away in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
             add(name, of, "distance from the end", mean(away.mean(0), bounds=UNIT))
-        times = own.settled(own.parts)
+        times = model.settled(model.parts)
         for i in range(TRIPLETS):
             add(name, "x̂_0", f"settles at, of T: triplet {i + 1}", mean(times[:, i], bounds=UNIT))
-        add(name, "x̂_0", "rank change, half the way and more", own.mobility.far()[0])
-    for name, moved in result.differences.items():
-        for label, d in moved.items():
+        add(name, "x̂_0", "rank change, half the way and more", model.mobility.far()[0])
+    for name, by_prompt in result.differences.items():
+        for label, d in by_prompt.items():
             add(name, f"d_t: {label}", "share of the first triplet", mean(d.share.mean(0), bounds=UNIT))
             add(name, f"d_t: {label}", "distance across timesteps", mean(d.across_time, bounds=UNIT))
             add(name, f"d_t: {label}", "distance across seeds", mean(d.across_seeds, bounds=UNIT))

@@ -19,7 +19,7 @@ VERDICTS: dict[str, Column] = {
     "seeds": "n",
     "verdict": "verdict",
 }
-JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation", "predictions")
+JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation")
 """The studies whose claims are shown; each table is the part of verdicts.csv that is theirs."""
 TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),
@@ -86,11 +86,6 @@ FOUND = (
         "Fine attributes rise in the order as t falls (property 3)",
         "order",
         "fine attributes rise in the order as t falls",
-    ),
-    (
-        "The model's estimate of the picture settles before the noisy code",
-        "predictions",
-        "x̂_0 lies nearer to its end than x_t",
     ),
     ("AVI beats all its controls at equal side effects", "editing", "AVI beats all controls at equal side effects"),
     ("Strength turns an attribute up", "strength", "strength turns the attribute up (AVI, z branched)"),

@@ -100,17 +100,17 @@ class Reproduction:
         """Execute a notebook and put it, with its manifest, in the place of the earlier one."""
         self.current = name
         before = written()
-        digests = {path: inputs.fresh_digest(Path(path)) for path in before}
+        earlier = {path: inputs.fresh_digest(Path(path)) for path in before}
         try:
             target = work.execute(name, given)
         finally:
             after = written()
             changed = [path for path in after if after[path] != before.get(path)]
             results = {path: inputs.fresh_digest(Path(path)) for path in changed}
-            self.share(work, name, digests, results)
+            self.share(work, name, earlier, results)
         # the place on the disk stays where only the date was renewed: lsvd.storage.files.write_steady
         steady = [path for path in changed if path in before and after[path][2] == before[path][2]]
-        if kept := sorted(path for path in steady if digests[path] == results[path]):
+        if kept := sorted(path for path in steady if earlier[path] == results[path]):
             print(f"left as they are, for they differ by rounding only: {', '.join(kept)}", flush=True)
         os.replace(target, executed(name))
         results[str(executed(name))] = inputs.fresh_digest(executed(name))

@@ -127,7 +127,7 @@ function render({ model, el }) {
   }
 
   function fileButton(text, accept, take, hint) {
-    const input = h("input", { type: "file", accept, class: "unseen", tabindex: -1, "aria-label": text });
+    const input = h("input", { type: "file", accept, class: "unseen", tabindex: -1, "aria-hidden": "true", "aria-label": text });
     input.addEventListener("change", async () => {
       const [file] = input.files;
       if (file) await hand(file, take);

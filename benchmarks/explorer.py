@@ -92,7 +92,7 @@ def measure() -> dict[str, list[float]]:
                 with explored.answer():
                     explored.field("Timestep").evaluate(PLACE, fraction)
                 for repeat in range(REPEATS):
-                    preview, final = explored.field("σ₁").evaluate(RELEASE, 0.4 + 0.1 * repeat + fraction)
+                    preview, final = explored.field("σ₁").evaluate(RELEASE, 0.2 + 0.1 * repeat + fraction)
                     explored.settle()
                     found[PREVIEW].append(preview)
                     found[FINAL].append(final)

@@ -73,10 +73,27 @@ function render({ model, el }) {
     return bind(input, path, (value) => (input.value = value === null || value === undefined ? "" : short(value)));
   }
 
+  /** A slider that follows the keys by itself: in JupyterLab they may not get as far as the browser's own handling. */
+  function keyed(range) {
+    range.addEventListener("keydown", (event) => {
+      const [low, high, step] = [Number(range.min), Number(range.max), Number(range.step)];
+      const moves = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5 };
+      const to = { Home: low, End: high }[event.key] ?? range.valueAsNumber + step * moves[event.key];
+      if (Number.isNaN(to)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      const before = range.value;
+      range.value = Math.min(high, Math.max(low, to));
+      if (range.value === before) return;
+      for (const name of ["input", "change"]) range.dispatchEvent(new Event(name, { bubbles: true }));
+    });
+    return range;
+  }
+
   /** A slider with its number beside it. The number takes any value, the slider those of its range. */
   function slider(path, label, { min, max, step, live = false, hint = "", reset = null, compact = false }) {
     const name = unique("slider");
-    const range = h("input", { type: "range", min, max, step, id: name, "aria-describedby": `${name}-hint` });
+    const range = keyed(h("input", { type: "range", min, max, step, id: name, "aria-describedby": `${name}-hint` }));
     const exact = h("input", { type: "number", step, "aria-label": `${label}, as a number` });
     const show = (value) => {
       range.value = value;
@@ -127,7 +144,7 @@ function render({ model, el }) {
   }
 
   function fileButton(text, accept, take, hint) {
-    const input = h("input", { type: "file", accept, class: "unseen", tabindex: -1, "aria-label": text });
+    const input = h("input", { type: "file", accept, class: "unseen", tabindex: -1, "aria-hidden": "true", "aria-label": text });
     input.addEventListener("change", async () => {
       const [file] = input.files;
       if (file) await hand(file, take);
@@ -280,7 +297,7 @@ function render({ model, el }) {
 
   function timeSlider() {
     const name = unique("t");
-    const range = h("input", { type: "range", min: 0, max: 1, step: 1, id: name });
+    const range = keyed(h("input", { type: "range", min: 0, max: 1, step: 1, id: name }));
     const text = h("output", { for: name });
     const fraction = () => (view().seen.fractions || [])[range.max - range.valueAsNumber];
     let last = 0;

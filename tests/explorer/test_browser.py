@@ -10,6 +10,7 @@ from PIL import Image
 import lsvd
 from benchmarks import browser
 from benchmarks.browser import Explored
+from lsvd.avi.attribute import load as load_attribute
 
 STEPS = 5
 CELLS = (
@@ -126,7 +127,7 @@ def test_edit_to_old_save_and_restore(explored, tmp_path):
         assert picture.text["lsvd code"] == code
         assert np.array_equal(np.asarray(picture.convert("RGB")).astype(int), array(result))
     attribute = explored.download("Attribute (safetensors)")
-    assert lsvd.avi.attribute.load(attribute).target == ("an old person",)
+    assert load_attribute(attribute).target == ("an old person",)
     explored.fill("Seed", "9")
     explored.press("Draw")
     assert explored.picture("result") != result

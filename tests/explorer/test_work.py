@@ -111,7 +111,8 @@ def test_an_error_is_one_sentence(error, says):
     assert sentence(error).startswith(says) and "\n" not in sentence(error)
 
 
-def test_progress_tells_the_time_left_and_when_to_look():
+def test_progress_tells_the_time_left_and_when_to_look(monkeypatch):
+    monkeypatch.setattr("lsvd.explorer.watch.PATIENCE", 0)
     told, looks = [], []
     watch = Watch(lambda *progress: told.append(progress), looks.append, every=0)
     watch.begin("drawing", 4)

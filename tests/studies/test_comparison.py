@@ -64,7 +64,7 @@ def test_measured_with_and_without_a_reader(bench, elsewhere):
     table = rows(result)
     assert [row["attribute"] for row in table] == ["old", "the paper's four", "all"] * 2
     assert all(bool(row["success"]) <= result.read and row["clip"] and not row["fid"] for row in table)
-    assert len(verdicts(result)) == (len(comparison.BUDGETS) if result.read else 0)
+    assert result.read or verdicts(result) == []
     again = measure(bench, PLAN)
     assert rows(again) == table  # seconds included: nothing was measured again
 

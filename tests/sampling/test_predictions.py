@@ -17,7 +17,7 @@ PROMPTS = {"text-to-image": "a person", "unconditional": None}
 def plain(kind):
     """A tiny model whose sampler does not clip x_0."""
     model = KINDS[kind]()
-    return model.with_scheduler(DDIMScheduler.from_config({**model.scheduler.config, "clip_sample": False}))
+    return model.with_scheduler(DDIMScheduler.from_config(model.scheduler.config, clip_sample=False))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_other_samplers_are_refused():
         predictions.estimates(model, run(model, None, (0,), steps=4, eta=1.0))
     for other in (
         model.with_scheduler(EulerDiscreteScheduler),
-        model.with_scheduler(DDIMScheduler.from_config({**model.scheduler.config, "clip_sample": True})),
+        model.with_scheduler(DDIMScheduler.from_config(model.scheduler.config, clip_sample=True)),
     ):
         with pytest.raises(ValueError, match="no clipping"):
             predictions.estimates(other, run(other, None, (0,), steps=4))

@@ -24,7 +24,7 @@ TIMES = torch.arange(900, -1, -100)
 def plain(kind):
     """A tiny model whose sampler does not clip x_0."""
     model = KINDS[kind]()
-    return model.with_scheduler(DDIMScheduler.from_config({**model.scheduler.config, "clip_sample": False}))
+    return model.with_scheduler(DDIMScheduler.from_config(model.scheduler.config, clip_sample=False))
 
 
 def noise(*shape, seed=0):
@@ -53,7 +53,7 @@ def test_a_triplet_has_settled_from_where_it_stays():
     times = planted().settled(planted().parts)
     assert times.shape == (16, TRIPLETS)
     assert times[-1].tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
-    assert times[0, 2] == pytest.approx(0.4) and (times[:8, 2] == times[0, 2]).all()
+    assert times[0, 2] == pytest.approx(0.3) and (times[:8, 2] == times[0, 2]).all()
     never = planted().parts * 0.4
     assert not planted().settled(never).any()
 

@@ -24,7 +24,9 @@ def committed(monkeypatch):
 def test_every_table_has_a_line_for_each_row(name, committed):
     lines = tables.text(name).splitlines()
     assert len({line.count("|") for line in lines}) == 1 and set(lines[1]) == {"|", "-"}
-    count = {"found": len(tables.FOUND), "registry": len(REGISTRY) - len(EMBEDDED)}.get(name)
+    groups = {row["group"] for row in tables.read("reliability")}
+    counts = {"found": len(tables.FOUND), "registry": len(REGISTRY) - len(EMBEDDED), "trials": len(groups) + 1}
+    count = counts.get(name)
     assert len(lines) == 2 + (len(tables.read(name)) if count is None else count)
 
 

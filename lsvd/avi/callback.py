@@ -15,6 +15,7 @@ from lsvd.avi.attribute import Attribute, add, paired, same_but_rounded
 from lsvd.backbones.families import FAMILIES, Family, denoiser, pack, unpack
 from lsvd.backbones.schedulers import Schedule, forget
 from lsvd.checks import check_seeds
+from lsvd.guidance.conditioning import Network, with_network
 from lsvd.sampling.trajectory import scheduler_differs
 
 
@@ -75,6 +76,9 @@ class AddAttributes(PipelineCallback):
 
         Attributes that were made without a backbone, and those of older files, do not tell, and are taken.
         """
+        network = denoiser(pipeline)
+        if isinstance(network, Network):  # low-rank guidance stands for it
+            pipeline = with_network(pipeline, network.network, pipeline.scheduler)
         network = next(name for name, part in pipeline.components.items() if part is denoiser(pipeline))
         for attribute in self.attributes:
             if attribute.models and not same_but_rounded(pipeline, attribute, (network,)):

@@ -335,4 +335,4 @@ def test_the_settings_of_an_attribute_are_checked_as_a_whole(tmp_path, learned):
             except ValueError as error:
                 sentence(error)
                 continue
-            assert value in (None, True, -1) or name in ("target", "t_branch"), (name, value)
+            assert value in (None, True, -1) or name in ("target", "t_branch", "models"), (name, value)

@@ -333,7 +333,7 @@ def test_what_comes_from_a_file_cannot_act_on_the_terminal(run, capsys):
         {"scheduler": ESCAPES},
     ):
         settings = dataclasses.replace(learned.settings, **changes)
-        dataclasses.replace(learned, settings=settings).save("forged.safetensors")
+        dataclasses.replace(learned, settings=settings, models={}).save("forged.safetensors")
         assert run("--attribute", "forged.safetensors", "--force") == 1
         said = capsys.readouterr().err
         assert "x1b]0;owned" in said and said.count("\n") == 1 and said[:-1].isprintable()

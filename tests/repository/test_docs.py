@@ -227,11 +227,3 @@ def test_columns_of_a_table_are_as_many_in_every_row():
     for path in (ROOT / "README.md", *PAGES):
         rows = [line.count("|") if line.startswith("|") else 0 for line in path.read_text("utf-8").splitlines()]
         assert [pair for pair in pairwise(rows) if all(pair) and len(set(pair)) > 1] == [], path.name
-
-
-def test_trials_name_tests_that_there_are():
-    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
-    there = {
-        name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
-    }
-    assert len(named) > 30 and named <= there

@@ -155,9 +155,17 @@ def open_lab(page, address: str, name: str) -> None:
 
 
 def run_all(page) -> None:
-    """Run all cells, by the menu."""
-    page.locator(".lm-MenuBar-item", has_text="Run").click()
-    page.locator(".lm-Menu-item", has_text="Run All Cells").first.click()
+    """Run all cells, by the menu; once more if none begins, as when the kernel is not quite there."""
+    prompts = page.locator(".jp-InputPrompt")
+    before, end = prompts.all_text_contents(), time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        page.locator(".lm-MenuBar-item", has_text="Run").click()
+        page.locator(".lm-Menu-item", has_text="Run All Cells").first.click()
+        for _ in range(100):
+            page.wait_for_timeout(100)
+            if prompts.all_text_contents() != before:
+                return
+    raise TimeoutError("JupyterLab runs no cell")
 
 
 class Explored:

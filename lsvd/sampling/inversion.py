@@ -328,16 +328,20 @@ def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
 
 def _inverted(backbone: Backbone, settings: Settings, inverse: SchedulerMixin, final: Tensor) -> Tensor:
     """The codes after each step of an inverse scheduler, (n, B, C, H, W), the cleanest first."""
-    path = []
+    return torch.stack(_handed_on(backbone, settings, starting_at(inverse, 0), final))
 
-    def keep(step: int, t: Tensor, x: Tensor) -> Tensor:
-        path.append(x.clone())
-        return x
+
+def _handed_on(backbone: Backbone, settings: Settings, scheduler: SchedulerMixin, x: Tensor) -> list[Tensor]:
+    """What a scheduler hands on after each of its steps from codes x, each (B, C, H, W)."""
+    steps = []
+
+    def keep(step: int, t: Tensor, after: Tensor) -> Tensor:
+        steps.append(after.clone())
+        return after
 
     generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
-    code = final.clone(memory_format=torch.contiguous_format)
-    backbone.denoise(code, starting_at(inverse, 0), settings, generators, keep)
-    return torch.stack(path)
+    backbone.denoise(x.clone(memory_format=torch.contiguous_format), scheduler, settings, generators, keep)
+    return steps
 
 
 def _backward(backbone: Backbone, settings: Settings, schedule: Schedule, final: Tensor) -> Tensor:
@@ -411,16 +415,7 @@ def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
 
 def _predicted(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
     """What the model predicts at step i for codes x, (B, C, H, W), as the pipeline hands it to its scheduler."""
-    found = []
-
-    def keep(step: int, t: Tensor, prediction: Tensor) -> Tensor:
-        found.append(prediction.clone())
-        return x
-
-    generators = [torch.Generator().manual_seed(seed) for seed in settings.seeds]
-    code = x.clone(memory_format=torch.contiguous_format)
-    backbone.denoise(code, passing_on(backbone.scheduler, i), settings, generators, keep)
-    return found[0]
+    return _handed_on(backbone, settings, passing_on(backbone.scheduler, i), x)[0]
 
 
 def _linear(backbone: Backbone, settings: Settings, first: int, end: int) -> float:

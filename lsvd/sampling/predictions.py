@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from lsvd.backbones.models import Backbone
+from lsvd.decomposition.svd import double
+from lsvd.sampling.estimates import Levels
 from lsvd.sampling.trajectory import Trajectory, resume
 
 
@@ -25,11 +27,8 @@ def estimates(backbone: Backbone, walk: Trajectory) -> Tensor:
 
     Raises ValueError unless the trajectory is DDIM's, without noise of its own (eta 0) and without clipping.
     """
-    alpha, sigma = _levels(backbone, walk)
-    codes = walk.codes.double()
-    here, there = codes[:-1], codes[1:]
-    rate = alpha[:-1] * sigma[1:] - alpha[1:] * sigma[:-1]
-    return (_column(sigma[1:]) * here - _column(sigma[:-1]) * there) / _column(rate)
+    levels, codes = _levels(backbone, walk), double(walk.codes)
+    return torch.stack([levels.clean(step, codes[step], codes[step + 1]) for step in range(len(codes) - 1)])
 
 
 def differences(backbone: Backbone, walk: Trajectory, prompt: str | Sequence[str]) -> Tensor:
@@ -39,32 +38,26 @@ def differences(backbone: Backbone, walk: Trajectory, prompt: str | Sequence[str
     alpha_t times as large. Each timestep costs one step of the sampler. Raises ValueError as `estimates` and
     lsvd.sampling.trajectory.resume.
     """
-    alpha, sigma = _levels(backbone, walk)
+    levels = _levels(backbone, walk)
+    alpha, sigma = levels.alpha.to(walk.codes.device), levels.sigma.to(walk.codes.device)
     moved = []
     for step, t in enumerate(walk.timesteps):
         until = walk.timesteps[step + 1] if step + 1 < len(walk.timesteps) else None
         other = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
         moved.append(other.double() - walk.codes[step + 1].double())
     rate = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
-    return torch.stack(moved) / _column(rate)
+    return torch.stack(moved) / rate.view(-1, 1, 1, 1, 1)
 
 
 def level(backbone: Backbone, walk: Trajectory, t: float | Tensor) -> float:
     """alpha_t, by which x_t holds x̂_0. Raises ValueError as `estimates`, and if t is not on the walk's schedule."""
-    return float(_levels(backbone, walk)[0][walk.index(t)])
+    return float(_levels(backbone, walk).alpha[walk.index(t)])
 
 
-def _levels(backbone: Backbone, walk: Trajectory) -> tuple[Tensor, Tensor]:
-    """alpha and sigma at each timestep and at the end, shape (n + 1,), float64."""
-    scheduler = backbone.scheduler
+def _levels(backbone: Backbone, walk: Trajectory) -> Levels:
+    """The levels of a trajectory's steps, and of its end."""
     if not available(backbone) or walk.settings.eta != 0:
         raise ValueError("two codes give x̂_0 for DDIM alone, with eta 0 and no clipping: take such a trajectory")
-    products = scheduler.alphas_cumprod.double()[walk.timesteps.long().cpu()]
-    end = torch.as_tensor(scheduler.final_alpha_cumprod, dtype=torch.float64).reshape(1)
-    alpha = torch.cat([products, end]).to(walk.codes.device)
-    return alpha.sqrt(), (1 - alpha).sqrt()
-
-
-def _column(values: Tensor) -> Tensor:
-    """Values of steps, (n,), against codes of shape (n, B, C, H, W)."""
-    return values.view(-1, 1, 1, 1, 1)
+    levels, n = Levels.of(backbone.prepared(walk.settings.steps)), len(walk.codes)
+    first = backbone.schedule(walk.settings.steps).step_of(walk.timesteps[0])
+    return Levels(levels.alpha[first : first + n], levels.sigma[first : first + n])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from lsvd import paths
 from lsvd.__main__ import main
@@ -91,11 +92,9 @@ def test_agreement_counts_only_what_the_prompt_mentions():
     (row,) = evaluate.agreement(read, asked)
     assert row["measure"] == "prompt agreement: gender" and row["n"] == "20"
     assert float(row["value"]) == 0.75
-    # Wilson 1927: (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)
-    z, p, m = 1.959964, 0.75, 20
-    half = z * np.sqrt(p * (1 - p) / m + z**2 / (4 * m**2))
-    assert float(row["low"]) == pytest.approx((p + z**2 / (2 * m) - half) / (1 + z**2 / m), abs=1e-4)
-    assert float(row["high"]) == pytest.approx((p + z**2 / (2 * m) + half) / (1 + z**2 / m), abs=1e-4)
+    # Clopper and Pearson 1934: the shares under which 15 of 20 or more, or 15 or fewer, are seen 2.5% of the time
+    assert float(row["low"]) == pytest.approx(stats.beta.ppf(0.025, 15, 6), abs=1e-4)
+    assert float(row["high"]) == pytest.approx(stats.beta.ppf(0.975, 16, 5), abs=1e-4)
 
 
 def test_fidelity_is_psnr_in_decibels():

@@ -40,13 +40,13 @@ def differences(backbone: Backbone, walk: Trajectory, prompt: str | Sequence[str
     """
     levels = _levels(backbone, walk)
     alpha, sigma = levels.alpha.to(walk.codes.device), levels.sigma.to(walk.codes.device)
-    moved = []
+    moves = []
     for step, t in enumerate(walk.timesteps):
         until = walk.timesteps[step + 1] if step + 1 < len(walk.timesteps) else None
-        other = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
-        moved.append(other.double() - walk.codes[step + 1].double())
+        changed_code = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
+        moves.append(changed_code.double() - walk.codes[step + 1].double())
     rate = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
-    return torch.stack(moved) / rate.view(-1, 1, 1, 1, 1)
+    return torch.stack(moves) / rate.view(-1, 1, 1, 1, 1)
 
 
 def level(backbone: Backbone, walk: Trajectory, t: float | Tensor) -> float:

@@ -228,7 +228,7 @@ def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Ten
     if backbone.kind == "text-to-image":
         request = {"steps": steps, "guidance": entry.guidance}
         if not together:
-            return avi.edit_prompt(backbone, *PROMPTS, 0, **request).edited.final
+            return avi.edit_prompt(backbone, *PROMPTS, **request).edited.final
         places = Placement().filled(entry).on(backbone.schedule(steps))
         settings = trajectory.Settings.of(backbone, PROMPTS[0], 0, **request)
         pair = draw_pair(backbone, settings, PROMPTS[1], places, (places.t, places.t_target), together=True)

@@ -1,1 +1,1 @@
-"""What the Makefile runs: executing, checking and storing the notebooks. Not part of the wheel."""
+"""The commands of the Makefile: executing, checking and storing the notebooks. Not part of the wheel."""

@@ -1,4 +1,4 @@
-"""make bless: executes the stored notebooks, and stores what they print and draw now."""
+"""make bless: executes the stored notebooks, and stores their new outputs."""
 
 import base64
 import binascii
@@ -45,11 +45,11 @@ class Blessing:
         replaced = 0
         for name in parameters.named(os.environ.get("NOTEBOOKS", ""), work.root):
             print(f"running {name}", flush=True)
-            before, stored = name.read_bytes(), session.read(name)
+            data, notebook = name.read_bytes(), session.read(name)
             target = work.execute(name)
-            if name.read_bytes() != before:
+            if name.read_bytes() != data:
                 raise ValueError(f"{name} was edited while it ran and is left as it is: run make bless again")
-            if not same(stored, session.read(target)):
+            if not same(notebook, session.read(target)):
                 write_bytes(name, target.read_bytes())
                 replaced += 1
             target.unlink()
@@ -57,7 +57,7 @@ class Blessing:
         return f"notebooks: {len(self.done)} executed, {replaced} replaced; look at the diff before you commit it"
 
     def stopped(self) -> str:
-        """What was kept, in one line, for after a signal."""
+        """The line to print after a signal: what was kept."""
         return f"stopped: {len(self.done)} notebooks are executed and stored, the others are as they were"
 
 

@@ -1,6 +1,6 @@
 """Ends with one sentence unless the interpreter is recent enough and imports the package of this clone.
 
-The Makefile runs this file by its path before every command, so that the current folder has no part in the answer.
+The Makefile runs this file by its path before every command, so the current folder does not affect the answer.
 """
 
 from __future__ import annotations

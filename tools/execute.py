@@ -1,7 +1,7 @@
-"""Executes one notebook, in a process of its own: with parameters by papermill, or as it is stored.
+"""Executes one notebook in its own process: with parameters by papermill, or as stored.
 
-python -m tools.execute SOURCE TARGET SECONDS [PARAMETERS]: SECONDS is the limit of a cell, PARAMETERS are JSON, and
-without them the notebook is executed as it is stored. TARGET is written in the end, and when a cell fails.
+python -m tools.execute SOURCE TARGET SECONDS [PARAMETERS]: SECONDS is the limit of a cell, PARAMETERS are JSON. Without
+them the notebook is executed as stored. TARGET is written in the end, and when a cell fails.
 """
 
 import json
@@ -17,7 +17,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def run(source: str, target: str, seconds: int, parameters: dict[str, Any]) -> None:
-    """Execute a notebook in its folder with parameters that papermill puts into it."""
+    """Execute a notebook in its folder with parameters from papermill."""
     import papermill
 
     papermill.execute_notebook(
@@ -32,9 +32,9 @@ def run(source: str, target: str, seconds: int, parameters: dict[str, Any]) -> N
 
 
 def store(source: str, target: str, seconds: int) -> None:
-    """Execute a notebook in its folder, and write it in the form in which it is stored.
+    """Execute a notebook in its folder, and write it in its stored form.
 
-    That is without times, with each printed text in one piece however fast it came, and with the kernel's own name.
+    That form has no times, each printed text in one piece however fast it came, and the kernel's own name.
     """
     import nbformat
     from ipykernel.kernelspec import get_kernel_dict
@@ -47,14 +47,14 @@ def store(source: str, target: str, seconds: int) -> None:
     try:
         execution.preprocess(notebook, {"metadata": {"path": os.path.dirname(source)}})
     finally:
-        # only now: before, there are no outputs to join
+        # only now are there outputs to join
         CoalesceStreamsPreprocessor().preprocess(notebook, {})
         forget_widgets(notebook)
         nbformat.write(notebook, target)
 
 
 def forget_widgets(notebook: Any) -> None:
-    """Give each widget in the outputs the same name: its own was drawn at random, and ended with the kernel."""
+    """Give all widgets in the outputs the same name: their own are random, and end with the kernel."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if WIDGET in output.get("data", {}):
@@ -62,7 +62,7 @@ def forget_widgets(notebook: Any) -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent is gone, however that ended; its kernel watches it in the same way."""
+    """End this process once its parent is gone, for whatever reason; the kernel watches this process likewise."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -79,7 +79,7 @@ def sentence(error: Exception) -> str:
 def main() -> int:
     """Execute; 0, or 1 after one line on stderr."""
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    logging.disable(logging.ERROR)  # what they log is said in one line below
+    logging.disable(logging.ERROR)  # errors are reported in one line below
     source, target, seconds, *parameters = sys.argv[1:]
     try:
         if parameters:

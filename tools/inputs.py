@@ -1,4 +1,4 @@
-"""What a notebook's results depend on, found without running it, as digests of content."""
+"""Everything that a notebook's results depend on, found without running it, as digests of content."""
 
 import ast
 import hashlib
@@ -20,7 +20,7 @@ def inputs(root: Path, name: str, notebook: Mapping[str, Any], parameters: Mappi
 
     These are its cells, the modules of the clone that it imports, directly or through others, every other file in the
     package (weights, vocabularies), the folders of measurements that those modules read, the versions of the pinned
-    packages, the parameters given to it, and the files of a backbone's folder.
+    packages, its parameters, and the files of a backbone's folder.
     """
     cells = [[cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])] for cell in notebook["cells"]]
     digests = {name: digest_of(cells), "the pins": pins(root), "the parameters": digest_of(parameters)}
@@ -44,7 +44,7 @@ def digest_of(value: Any) -> str:
 
 @cache
 def digest(path: Path) -> str:
-    """A digest of a file's bytes, taken once a process: a file that is edited meanwhile has the old one."""
+    """A digest of a file's bytes, taken once a process: a file edited meanwhile keeps its old digest."""
     return fresh_digest(path)
 
 
@@ -61,16 +61,16 @@ def fresh_digest(path: Path) -> str:
 def files(place: Path) -> tuple[Path, ...]:
     """The files in a folder and those below it, without hidden ones (unfinished writes) and Python's caches.
 
-    Linked folders are followed. A file is itself; what is not there holds none.
+    Linked folders are followed. A file holds itself, a missing path no files.
     """
     return tuple(sorted(walk(place))) if place.is_dir() else (place,) if place.is_file() else ()
 
 
 def walk(folder: str | Path) -> Iterator[Path]:
     """The files in a folder as they are now, as `files` gives them."""
-    for above, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not hidden(name)]
-        yield from (path for name in names if not hidden(name) and (path := Path(above, name)).is_file())
+        yield from (path for name in names if not hidden(name) and (path := Path(parent, name)).is_file())
 
 
 def hidden(name: str) -> bool:
@@ -80,10 +80,10 @@ def hidden(name: str) -> bool:
 
 @cache
 def pins(root: Path) -> str:
-    """A digest of the Python version, of the pins, and of what is installed of each."""
+    """A digest of the Python version, of the pins, and of the installed versions."""
     lines = [line for name in PINS for line in (root / name).read_text().splitlines()]
-    pinned = sorted(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    return digest_of([sys.version_info[:2], [[line, installed(line.split("==")[0])] for line in pinned]])
+    pin_lines = sorted(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    return digest_of([sys.version_info[:2], [[line, installed(line.split("==")[0])] for line in pin_lines]])
 
 
 def installed(name: str) -> str | None:
@@ -95,32 +95,32 @@ def installed(name: str) -> str | None:
 
 
 def imported(root: Path, sources: list[str]) -> set[Path]:
-    """The files of the clone's modules that some code imports, at once or later, and all that these import.
+    """The files of the clone's modules that some code imports, at once or lazily, and of all their imports.
 
-    Code that is not plain Python, such as a cell with a magic, may import anything: that is the whole package.
+    Code that is not plain Python, such as a cell with a magic, may import anything: it counts as the whole package.
     """
     try:
         queue = [name for source in sources for name in imports(ast.parse(source), "")]
     except SyntaxError:
         return {path for path in files(root / "lsvd") if path.suffix == ".py"}
-    seen: set[Path] = set()
-    done = set()
+    paths: set[Path] = set()
+    names = set()
     while queue:
         name = queue.pop()
-        if name in done:
+        if name in names:
             continue
-        done.add(name)
+        names.add(name)
         for path in modules_of(root, name):
-            if path not in seen:
-                seen.add(path)
+            if path not in paths:
+                paths.add(path)
                 queue += imports_of(path, root)
-    return seen
+    return paths
 
 
 def modules_of(root: Path, name: str) -> list[Path]:
     """The files that importing a dotted name runs: of its packages, and of itself if it is a module.
 
-    A name that is none may be one that its package hands out when it is asked for: what that names counts too.
+    Any other name may be one that its package hands out lazily: the modules named in the package then count too.
     """
     result: list[Path] = []
     parts = name.split(".")
@@ -141,7 +141,7 @@ def module_file(place: Path) -> Path | None:
 
 @cache
 def named(path: Path, root: Path) -> tuple[str, ...]:
-    """The modules of the clone whose dotted names stand in a module's code as texts."""
+    """The modules of the clone whose dotted names are strings in a module's code."""
     texts = {node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)}
     dotted = [text for text in texts if isinstance(text, str) and re.fullmatch(r"\w+(\.\w+)+", text)]
     return tuple(sorted(text for text in dotted if module_file(root.joinpath(*text.split(".")))))
@@ -163,7 +163,7 @@ def imports_of(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def imports(node: ast.AST, package: str) -> Iterator[str]:
-    """The dotted names that code imports, in functions too; what is for type checkers only is left out."""
+    """The dotted names that code imports, in functions too, except imports for type checkers only."""
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         for child in node.orelse:
             yield from imports(child, package)
@@ -171,12 +171,12 @@ def imports(node: ast.AST, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.name
-            # whatever the packages hand out can be reached by their names
+            # lazy attributes of the packages can be reached by their names
             parts = alias.name.split(".")
             yield from (".".join([*parts[:count], "*"]) for count in range(1, len(parts) + 1))
     elif isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        module = ".".join([*above, *([node.module] if node.module else [])])
+        parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        module = ".".join([*parents, *([node.module] if node.module else [])])
         yield from (f"{module}.{alias.name}" for alias in node.names)
     for child in ast.iter_child_nodes(node):
         yield from imports(child, package)
@@ -188,6 +188,6 @@ def read_measurements(path: Path) -> set[str]:
     if path.name == "paths.py":
         return set()
     calls = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)]
-    asked = [call for call in calls if "measurements" in (getattr(call.func, "id", ""), getattr(call.func, "attr", ""))]
-    texts = [[part.value if isinstance(part, ast.Constant) else "" for part in call.args] for call in asked]
+    calls = [call for call in calls if "measurements" in (getattr(call.func, "id", ""), getattr(call.func, "attr", ""))]
+    texts = [[part.value if isinstance(part, ast.Constant) else "" for part in call.args] for call in calls]
     return {str(parts[0]) if parts else "" for parts in texts}

@@ -1,4 +1,4 @@
-"""Parameters for the notebooks: what PARAMS, BACKBONE and DEVICE say, held against what the notebooks declare."""
+"""Parameters for the notebooks: PARAMS, BACKBONE and DEVICE, checked against the notebooks' declarations."""
 
 import ast
 import os
@@ -20,10 +20,10 @@ def declared(notebook: Mapping[str, Any]) -> dict[str, Any]:
     for cell in notebook["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
             try:
-                assigned = [
+                assignments = [
                     (getattr(node, "targets", None) or [node.target], node) for node in ast.parse(cell["source"]).body
                 ]
-                return {target.id: ast.literal_eval(node.value) for [target], node in assigned}
+                return {target.id: ast.literal_eval(node.value) for [target], node in assignments}
             except (SyntaxError, AttributeError, ValueError) as error:
                 raise ValueError("a parameters cell holds anything but `name = literal`") from error
     return {}
@@ -48,9 +48,9 @@ def read(path: str) -> dict[str, Any]:
 
 
 def requested(params: str, backbone: str, device: str, root: Path) -> dict[str, Any]:
-    """What the make variables ask for, empty ones left out; a backbone's folder, relative to root, as a full path.
+    """The parameters of the make variables, without empty ones; a backbone's folder, relative to root, as a full path.
 
-    Raises ValueError for what cannot be read, and for a path to a folder that is not there.
+    Raises ValueError for an unreadable file, and for a path to a missing folder.
     """
     values = read(params) if params else {}
     values |= {name: value for name, value in (("backbone", backbone), ("device", device)) if value}
@@ -86,7 +86,7 @@ def check(values: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]])
 
 
 def alike(value: Any, default: Any) -> bool:
-    """Whether a value is of a default's kind: whole numbers pass as numbers, lists and maps by what they hold."""
+    """Whether a value is of a default's kind: whole numbers pass as numbers, lists and maps by their entries."""
     if isinstance(default, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if default is None:
@@ -109,12 +109,12 @@ def describe(default: Any) -> str:
 
 
 def named(text: str, root: Path) -> list[Path]:
-    """The notebooks that NOTEBOOKS names, or all, relative to root. Raises ValueError for those that are not there."""
-    every = sorted(path.relative_to(root) for path in (root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    """The notebooks that NOTEBOOKS names, or all, relative to root. Raises ValueError for missing ones."""
+    notebooks = sorted(path.relative_to(root) for path in (root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not text.strip():
-        return every
-    known = {str(path): path for path in every}
-    chosen = [os.path.normpath(name) for name in text.split()]
-    if wrong := [name for name in chosen if name not in known]:
-        raise ValueError(f"NOTEBOOKS: there is no {wrong[0]!r}: choose from {', '.join(known)}")
-    return sorted({known[name] for name in chosen})
+        return notebooks
+    by_name = {str(path): path for path in notebooks}
+    names = [os.path.normpath(name) for name in text.split()]
+    if unknown := [name for name in names if name not in by_name]:
+        raise ValueError(f"NOTEBOOKS: there is no {unknown[0]!r}: choose from {', '.join(by_name)}")
+    return sorted({by_name[name] for name in names})

@@ -1,4 +1,4 @@
-"""One process at a time in a clone, and its children ended when it is stopped."""
+"""One process at a time in a clone, whose children end with it."""
 
 import fcntl
 import os
@@ -20,21 +20,21 @@ class Stopped(BaseException):
 
 
 def catch_signals() -> None:
-    """Raise Stopped, from now on, where a signal asks to stop; signals that are ignored stay so (nohup)."""
+    """From now on, raise Stopped on a signal to stop; ignored signals stay ignored (nohup)."""
 
     def stop(number, frame):
-        for signum in caught:
+        for signum in signals:
             signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C would interrupt the tidying up
         raise Stopped(number)
 
-    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    caught = [number for number in asked if signal.getsignal(number) != signal.SIG_IGN]
-    for number in caught:
+    stop_signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signals = [number for number in stop_signals if signal.getsignal(number) != signal.SIG_IGN]
+    for number in signals:
         signal.signal(number, stop)
 
 
 def wait(parent: int) -> None:
-    """A short while; raises Stopped if the process that started this one, make, is gone."""
+    """Wait a moment. Raises Stopped if the parent process, make, is gone."""
     time.sleep(0.1)
     if os.getppid() != parent:
         raise Stopped(signal.SIGHUP)
@@ -42,26 +42,26 @@ def wait(parent: int) -> None:
 
 @contextmanager
 def alone(path: Path, parent: int) -> Iterator[None]:
-    """Hold the lock of a clone, a file at `path`; while another process has it, say so once, and wait.
+    """Hold the lock of a clone, a file at `path`. While another process has it, say so once, and wait.
 
-    The system releases it with the process, however that ends.
+    The system releases the lock when the process ends, in whatever way.
     """
     with open(path, "a+") as file:
-        stopping = False
+        reported = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not stopping:
+                if not reported:
                     print("another make reproduce or make bless runs in this clone: waiting for its end", flush=True)
-                stopping = True
+                reported = True
                 wait(parent)
         yield
 
 
 def run(command: Sequence[str], parent: int) -> int:
-    """Run a command to its end and return its status. When this process is stopped, all that it started is ended."""
+    """Run a command to its end and return its status. When this process is stopped, its children end too."""
     # a session of its own: Ctrl-C reaches this process alone, which ends the others in order
     child = subprocess.Popen(command, start_new_session=True)
     try:
@@ -74,7 +74,7 @@ def run(command: Sequence[str], parent: int) -> int:
 
 
 def end(child: subprocess.Popen) -> None:
-    """End a process and those that it started, by force where they do not follow."""
+    """End a process and its children, by force if they do not react."""
     try:
         process = psutil.Process(child.pid)
         family = [process, *process.children(recursive=True)]

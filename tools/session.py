@@ -1,4 +1,4 @@
-"""What `make reproduce` and `make bless` share: their variables, their folders, and executing one notebook."""
+"""The common part of `make reproduce` and `make bless`: variables, folders, and the execution of one notebook."""
 
 import json
 import os
@@ -17,35 +17,35 @@ WRITTEN = ("build/notebooks", "outputs/figures", "outputs/tables")
 
 @dataclass
 class Session:
-    """One run of a command in a clone: its root, the process that started it, and seconds that a cell may take."""
+    """One run of a command in a clone: its root, the parent process, and the time limit of a cell in seconds."""
 
     root: Path
     parent: int
     seconds: int
 
     def execute(self, name: Path, parameters: Mapping[str, Any] | None = None) -> Path:
-        """Execute a notebook; the file that it was written to, under a name that does not look done.
+        """Execute a notebook, and return its file, whose name marks it as unfinished.
 
-        Raises ValueError, in one sentence, if it did not finish: the file holds what it got done.
+        Raises ValueError, in one sentence, if it did not finish: the file holds the part that did.
         """
         target = unfinished(name)
         (self.root / target).unlink(missing_ok=True)
         command = [sys.executable, "-m", "tools.execute", str(name), str(target), str(self.seconds)]
         if running.run(command if parameters is None else [*command, json.dumps(parameters)], self.parent):
-            kept = f"; what it got done is in {target}" if (self.root / target).exists() else ""
-            raise ValueError(f"{name} did not finish{kept}")
+            note = f"; what it got done is in {target}" if (self.root / target).exists() else ""
+            raise ValueError(f"{name} did not finish{note}")
         return target
 
 
 def unfinished(name: Path) -> Path:
-    """The file that a notebook is written to while it runs, which stays if it fails."""
+    """The file of a running notebook, which stays if it fails."""
     return Path("build", "notebooks", name.stem + ".failed.ipynb")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A notebook as its file has it, but with each cell's source as one text. Raises ValueError if the file has none.
+    """A notebook as in its file, but with each cell's source as one text. Raises ValueError if the file holds none.
 
-    Read as JSON: nbformat would take a second to be imported.
+    It is read as JSON, since importing nbformat takes a second.
     """
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def read(path: Path) -> dict[str, Any]:
 def main(command: Callable[[Session], str], stopped: Callable[[], str]) -> int:
     """Run a command alone in this clone; 0, or another status after one sentence on stderr.
 
-    stopped: what to say after a signal. The working folder is the clone's root.
+    stopped: gives the line to print after a signal. The working folder is the clone's root.
     """
     parent = os.getppid()
     running.catch_signals()
@@ -85,7 +85,7 @@ def main(command: Callable[[Session], str], stopped: Callable[[], str]) -> int:
 
 
 def check_folder(folder: str) -> None:
-    """Raise ValueError unless files can be written to a folder, which is made if it is not there."""
+    """Raise ValueError unless files can be written to a folder. Makes a missing one."""
     try:
         os.makedirs(folder, exist_ok=True)
         writable = os.access(folder, os.W_OK)

@@ -1,9 +1,9 @@
-"""The environment in which notebooks are executed: the same whatever a person has set for IPython and matplotlib."""
+"""The environment of executed notebooks: the same whatever a person's settings of IPython and matplotlib."""
 
 import os
 from pathlib import Path
 
-# ipykernel warns in every notebook that it runs over TCP, and has tracebacks for a kernel that is ended in a cell.
+# ipykernel warns in every notebook that it runs over TCP, and prints tracebacks when a kernel ends within a cell.
 IPYTHON = """c = get_config()  # noqa: F821
 c.IPKernelApp.log_level = "CRITICAL"
 c.IPKernelApp.exec_PYTHONSTARTUP = False

@@ -1,4 +1,4 @@
-"""make train: `python -m lsvd train NAME` for each name in MODELS, in one process that a signal to make reaches."""
+"""make train: `python -m lsvd train NAME` for each name in MODELS, in one process, which signals to make reach."""
 
 import os
 import sys

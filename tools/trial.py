@@ -1,8 +1,7 @@
-"""make trials: every kind of fault in tools/kinds.csv is tried by its tests; what came of it is kept in a table.
+"""make trials: tries every kind of fault in tools/kinds.csv by its tests, and keeps the outcomes in a table.
 
-python -m tools.trial [GROUP ...]: the kinds of some groups only, whose lines are replaced. Each failure counts as the
-worst that it could mean, as kinds.csv says: work that is lost, an answer that is wrong without a word, or a refusal
-that is not clear.
+python -m tools.trial [GROUP ...]: tries the kinds of some groups only, and replaces their lines. Each failure counts as
+the worst that it could mean, as in kinds.csv: lost work, a wrong answer without a word, or an unclear refusal.
 """
 
 import csv
@@ -24,10 +23,10 @@ WORST = ("lost", "wrong", "unclear")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault: what is tried, what happens, what a failure would mean, and its tests.
+    """A kind of fault: the trial, its outcome, the meaning of a failure, and its tests.
 
-    tests: names as `file::test`, or `file::test[case]` with _ for blanks. A case that is named belongs to that kind
-    alone, and not to one that names the whole test.
+    tests: names as `file::test`, or `file::test[case]` with _ for blanks. A named case belongs to that kind alone, not
+    to one that names the whole test.
     """
 
     group: str
@@ -38,19 +37,19 @@ class Kind:
 
 
 def kinds() -> list[Kind]:
-    """All kinds, in the order in which they are shown."""
+    """All kinds, in the order of the table."""
     with (Path(__file__).parent / "kinds.csv").open(newline="", encoding="utf-8") as file:
         return [Kind(**row | {"tests": tuple(row["tests"].split())}) for row in csv.DictReader(file)]
 
 
 def file_of(test: str) -> Path:
-    """The file that a test is in, seen from the root; names of test files are unique."""
+    """The file of a test, relative to the root; names of test files are unique."""
     [path] = (ROOT / "tests").rglob(f"{test.partition('::')[0]}.py")
     return path.relative_to(ROOT)
 
 
 def run(tests: Iterable[str], report: Path) -> dict[str, str]:
-    """Run tests, and return what came of each of their cases: held, failed or skipped, by its name as in Kind."""
+    """Run tests, and return the outcome of each case, held, failed or skipped, by its name as in Kind."""
     whole = sorted({test.partition("[")[0] for test in tests})
     names = [f"{file_of(test)}::{test.partition('::')[2]}" for test in whole]
     workers = os.environ.get("WORKERS") or "2"
@@ -61,23 +60,23 @@ def run(tests: Iterable[str], report: Path) -> dict[str, str]:
 
 
 def outcomes(report: Path) -> dict[str, str]:
-    """What came of each case in a report of pytest in JUnit's format."""
-    found = {}
+    """The outcome of each case in a report of pytest in JUnit's format."""
+    results = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname').rpartition('.')[2]}::{case.get('name')}".replace(" ", "_")
         tags = {child.tag for child in case}
-        found[name] = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "held"
-    return found
+        results[name] = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "held"
+    return results
 
 
-def rows(chosen: Iterable[Kind], found: dict[str, str]) -> list[dict[str, str | int]]:
-    """A line of the table for each kind. A kind whose tests are not among `found` counts as one failure."""
+def rows(selection: Iterable[Kind], results: dict[str, str]) -> list[dict[str, str | int]]:
+    """A line of the table for each kind. A kind whose tests are not among `results` counts as one failure."""
     claimed = {test for kind in kinds() for test in kind.tests if "[" in test}
     lines = []
-    for kind in chosen:
+    for kind in selection:
         cases = [
             outcome
-            for name, outcome in found.items()
+            for name, outcome in results.items()
             if name in kind.tests or (name.partition("[")[0] in kind.tests and name not in claimed)
         ] or ["failed"]
         line = {"group": kind.group, "kind": kind.trial, "outcome": kind.outcome, "trials": len(cases)}
@@ -89,15 +88,15 @@ def rows(chosen: Iterable[Kind], found: dict[str, str]) -> list[dict[str, str | 
 
 def main(groups: list[str]) -> int:
     """Try the kinds of some groups, or all; 0 if all of them held."""
-    every = kinds()
-    names = list(dict.fromkeys(kind.group for kind in every))
+    all_kinds = kinds()
+    names = list(dict.fromkeys(kind.group for kind in all_kinds))
     for group in groups:
         known(group, names, "group of trials")
-    chosen = [kind for kind in every if not groups or kind.group in groups]
+    selection = [kind for kind in all_kinds if not groups or kind.group in groups]
     report = build("trials.xml")
     report.parent.mkdir(parents=True, exist_ok=True)
-    lines = rows(chosen, run({test for kind in chosen for test in kind.tests}, report))
-    place = {(kind.group, kind.trial): number for number, kind in enumerate(every)}
+    lines = rows(selection, run({test for kind in selection for test in kind.tests}, report))
+    place = {(kind.group, kind.trial): number for number, kind in enumerate(all_kinds)}
     table = outputs("tables", "reliability.csv")
     update_csv(table, lines, ["group", "kind"], lambda row: place.get((row["group"], row["kind"]), len(place)))
     total = {name: sum(line[name] for line in lines) for name in ("trials", "held", *WORST, "skipped")}

@@ -50,7 +50,7 @@ NOTED = ("t", "t_target", "same_level", "t_branch")  # of an edit, with the attr
 
 @dataclass(frozen=True, eq=False)
 class Attribute:
-    """What turns a code x_t of one timestep into the edited one, learned from a pair of prompts on N seeds.
+    """The change of a code x_t of one timestep into the edited one, learned from a pair of prompts on N seeds.
 
     Delta of seed n is left[n] @ right[n]: left (N, C, H, m), right (N, C, m, W), float32 on the CPU, where m is the
     largest rank of any channel, at most min(H, W). settings: those of the source trajectories, with their seeds and
@@ -94,19 +94,20 @@ class Attribute:
         half precision, and in other pipelines of its network. Raises ValueError for an edit that AVI did not make, and
         for another backbone.
         """
-        s, places = edit.solution, edit.places
-        if s is None or edit.config is None:
+        solution, places = edit.solution, edit.places
+        if solution is None or edit.config is None:
             raise ValueError("an attribute is learned by AVI: edit with an AVIConfig as the method")
         # y itself is rounded to the backbone's dtype, and the difference would be of full rank
-        y = integrate(s.a, s.b, s.x, s.z, s.rest).to("cpu")
+        y = integrate(solution.a, solution.b, solution.x, solution.z, solution.rest).to("cpu")
         left, right = factor(y - edit.source.at(places.t).cpu().double())
-        where = {"t": places.t, "t_target": places.t_target}
-        where |= {"same_level": places.same_level, "t_branch": places.t_branch}
+        fields = {"t": places.t, "t_target": places.t_target}
+        fields |= {"same_level": places.same_level, "t_branch": places.t_branch}
         settings = edit.source.settings
         if backbone is not None:
             check_made_with(backbone, settings)
-            where["models"] = {name: identity.parts(backbone.pipe, dtype) for name, dtype in _precisions(backbone.pipe)}
-        return cls(left, right, settings, edit.target.settings.prompts, config=edit.config, **where)
+            pipe = backbone.pipe
+            fields["models"] = {name: identity.parts(pipe, dtype) for name, dtype in _precisions(pipe)}
+        return cls(left, right, settings, edit.target.settings.prompts, config=edit.config, **fields)
 
     @property
     def name(self) -> str:
@@ -141,7 +142,7 @@ class Attribute:
     def code(self, x: Tensor, strength: float = 1.0, seeds: int | Sequence[int] | None = None) -> Tensor:
         """x + strength * Delta for codes x of timestep t, shape (B, C, H, W), in x's dtype on its device.
 
-        seeds: of which picture each code is; None if of none that was learned on. Raises ValueError for codes of
+        seeds: the seed of each code; None if no code belongs to a learned seed. Raises ValueError for codes of
         another shape or that are not finite, for another number of seeds, or a strength that is not finite.
         """
         self.check_shape(x)
@@ -154,25 +155,25 @@ class Attribute:
     def check_shape(self, x: Tensor) -> None:
         """Raise ValueError unless x has the shape (B, C, H, W) of codes that it can be added to."""
         if x.ndim != 4 or x.shape[1:] != self.latent_shape:
-            wanted = ", ".join(str(size) for size in ("B", *self.latent_shape))
-            raise ValueError(f"the attribute {self.name} is for codes of shape ({wanted}), not {tuple(x.shape)}")
+            shape = ", ".join(str(size) for size in ("B", *self.latent_shape))
+            raise ValueError(f"the attribute {self.name} is for codes of shape ({shape}), not {tuple(x.shape)}")
 
     def save(self, path: str | Path) -> Path:
         """Write it to a safetensors file, whole or not at all. Returns the path.
 
-        Of embeddings that it was learned with, the file holds a digest. Raises lsvd.storage.files.WriteError.
+        The file holds a digest of any embeddings that it was learned with. Raises lsvd.storage.files.WriteError.
         """
         tensors = {"left": self.left.contiguous(), "right": self.right.contiguous()}
-        noted = {name: asdict(getattr(self, name)) for name in ("settings", "config")}
-        noted |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
-        noted |= {"models": self.models} if self.models else {}
-        text = json.dumps(noted, sort_keys=True, default=_noted)
+        notes = {name: asdict(getattr(self, name)) for name in ("settings", "config")}
+        notes |= {"target": self.target, **{name: getattr(self, name) for name in NOTED}}
+        notes |= {"models": self.models} if self.models else {}
+        text = json.dumps(notes, sort_keys=True, default=_json_value)
         metadata = {"format": FORMAT, "attribute": text, "sha256": _digest(tensors, text)}
         return write_bytes(path, pack(tensors, metadata))
 
 
-def _noted(value: Any) -> Any:
-    """What JSON cannot hold of an attribute's notes: tensors by a digest, numbers of other kinds."""
+def _json_value(value: Any) -> Any:
+    """An entry of an attribute's notes that JSON cannot hold: a digest for a tensor, a float for other numbers."""
     if isinstance(value, Tensor) and value.ndim:
         return f"tensor of shape {tuple(value.shape)}, {checksum({'': value})}"
     return float(value)
@@ -185,15 +186,14 @@ def learn(
     seeds: int | Sequence[int] = 0,
     **settings: Any,
 ) -> Attribute:
-    """Learn what leads from the source prompt to the target prompt, on one or several seeds.
+    """Learn the change from the source prompt to the target prompt, on one or several seeds.
 
-    settings: placement, method, steps and all others of `lsvd.avi.edit.edit_prompt`. To have the edit's pictures
-    too, call that, and make the attribute with `Attribute.of`. Raises ValueError as that does, and if a seed is named
-    twice.
+    settings: placement, method, steps and all others of `lsvd.avi.edit.edit_prompt`. For the edit's pictures too, call
+    `edit_prompt`, then `Attribute.of`. Raises ValueError as `edit_prompt`, and if a seed is named twice.
     """
     seeds = check_seeds(seeds)
     _check_distinct(seeds)
-    return Attribute.of(edit_prompt(backbone, source, target, seeds, **settings), backbone)
+    return Attribute.of(edit_prompt(backbone, source, target, seeds=seeds, **settings), backbone)
 
 
 def apply(
@@ -212,19 +212,19 @@ def apply(
 ) -> tuple[Trajectory, Trajectory]:
     """Draw pictures of a prompt without and with attributes: the source trajectory, and the edited one.
 
-    strengths: one for all attributes, or one each. steps, guidance, eta: those the attributes were learned with if
-    None. request: all else that `Settings.of` takes. max_memory: as for `run`. Otherwise as `apply_to`. Raises
-    ValueError for bad arguments, and if None has no one answer.
+    strengths: one for all attributes, or one each. steps, guidance, eta: None takes the value that the attributes were
+    learned with. request: all else that `Settings.of` takes. max_memory: as for `run`. Otherwise as `apply_to`. Raises
+    ValueError for bad arguments, and for None where the attributes' values differ.
     """
     attributes, strengths = paired(attributes, strengths)
     _check_made_for(backbone, attributes)
     shared = {"steps": steps, "guidance": guidance, "eta": eta}
-    for name, given in shared.items():
-        learned = {getattr(attribute.settings, name) for attribute in attributes}
-        if given is None and len(learned) > 1:
-            values = " and ".join(f"{value:g}" for value in sorted(learned))
+    for name, choice in shared.items():
+        learned_values = {getattr(attribute.settings, name) for attribute in attributes}
+        if choice is None and len(learned_values) > 1:
+            values = " and ".join(f"{value:g}" for value in sorted(learned_values))
             raise ValueError(f"the attributes were learned with {name} of {values}: say which to draw with")
-        shared[name] = learned.pop() if given is None else given
+        shared[name] = learned_values.pop() if choice is None else choice
     shared |= {"max_memory": max_memory, "progress": progress}
     source = run(backbone, prompt, seeds, **shared, **request)
     return source, apply_to(backbone, source, attributes, strengths, max_memory=max_memory, progress=progress)
@@ -242,9 +242,9 @@ def apply_to(
     """The source trajectory with attributes added, each at the timestep it was learned at; the prompt stays.
 
     source: from `lsvd.sampling.trajectory.run` or `lsvd.sampling.kept.trajectories`, of any prompt and seeds. The
-    result is as long: its codes are the source's up to the first timestep that has an attribute, where the code is the
-    edited one. Each further timestep with an attribute is reached by the edit of those before it, and the rest redrawn.
-    With all strengths 0 nothing is drawn, and the source comes back.
+    result is as long: the source's codes down to the first timestep with an attribute, then the edited code and its
+    continuation. Each later attribute is added to that continuation. With all strengths 0 nothing is drawn, and the
+    source is returned.
 
     Raises ValueError for another number of strengths than of attributes, strengths that are not finite, and attributes
     of another backbone, scheduler, latent shape, or of a timestep that is not on the source's schedule.
@@ -291,17 +291,17 @@ def load(path: str | Path) -> Attribute:
     try:
         return _restored(tensors, parse(text))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        said = printable(str(error))[:200]
+        reason = printable(str(error))[:200]
         raise ValueError(
-            f"{path} was saved by another version of lsvd, or forged ({said}): learn the attribute again"
+            f"{path} was saved by another version of lsvd, or forged ({reason}): learn the attribute again"
         ) from error
 
 
 def _restored(tensors: dict[str, Tensor], notes: Any) -> Attribute:
     """The attribute of a file's tensors and notes, with nothing in it that `save` does not write."""
-    other = mismatch(tensors, {"left": Spec((None,) * 4, torch.float32), "right": Spec((None,) * 4, torch.float32)})
-    if other:
-        raise ValueError(other)
+    problem = mismatch(tensors, {"left": Spec((None,) * 4, torch.float32), "right": Spec((None,) * 4, torch.float32)})
+    if problem:
+        raise ValueError(problem)
     settings = notes["settings"] | {name: tuple(notes["settings"][name]) for name in ("prompts", "seeds")}
     calls = notes["settings"].get("call_kwargs", ())  # files of earlier versions have none
     settings["call_kwargs"] = tuple((name, tuple(v) if isinstance(v, list) else v) for name, v in calls)
@@ -324,10 +324,10 @@ def _restored(tensors: dict[str, Tensor], notes: Any) -> Attribute:
     if not all(type(switch) is bool for switch in (notes["same_level"], config.keep_rest)):
         raise ValueError("a switch is neither true nor false")
     models = notes.get("models", {})  # likewise
-    for name in (text for each in models.values() for pair in each.items() for text in pair):
+    for name in (text for digests in models.values() for pair in digests.items() for text in pair):
         check_text(name, "a digest")
     places = {name: notes[name] for name in NOTED} | {
-        "models": {str(name): dict(each) for name, each in models.items()}
+        "models": {str(name): dict(digests) for name, digests in models.items()}
     }
     return Attribute(tensors["left"], tensors["right"], settings, target, config=config, **places)
 
@@ -342,9 +342,9 @@ def factor(delta: Tensor) -> tuple[Tensor, Tensor]:
     triplets = svd(delta)
     largest = triplets.S[..., :1].amax(-2, keepdim=True)
     least = max(delta.shape[-2:]) * torch.finfo(torch.float32).eps * largest
-    kept = triplets.S > least
-    rank = int(kept.sum(-1).max()) if kept.numel() else 0
-    left = (triplets.U * (triplets.S * kept).unsqueeze(-2))[..., :rank]
+    large = triplets.S > least
+    rank = int(large.sum(-1).max()) if large.numel() else 0
+    left = (triplets.U * (triplets.S * large).unsqueeze(-2))[..., :rank]
     return left.float().contiguous(), triplets.Vh[..., :rank, :].float().contiguous()
 
 
@@ -381,9 +381,9 @@ def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
 
 
 def _check_distinct(seeds: Sequence[int]) -> None:
-    twice = next((seed for seed, count in Counter(seeds).items() if count > 1), None)
-    if twice is not None:
-        raise ValueError(f"an attribute has one Delta for each seed, and seed {twice} is named twice: name it once")
+    repeated = next((seed for seed, count in Counter(seeds).items() if count > 1), None)
+    if repeated is not None:
+        raise ValueError(f"an attribute has one Delta for each seed, and seed {repeated} is named twice: name it once")
 
 
 def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None:
@@ -401,28 +401,30 @@ def _check_made_for(backbone: Backbone, attributes: Sequence[Attribute]) -> None
 
 
 def _other_model(backbone: Backbone, attribute: Attribute) -> str:
-    """What of a model differs from the one that an attribute was learned with, "" if nothing but the precision does."""
+    """How a model differs from the one that an attribute was learned with; "" if only in precision."""
     problem = model_differs(backbone, attribute.settings)
     return "" if problem and same_but_rounded(backbone.pipe, attribute) else problem
 
 
 def same_but_rounded(pipe: DiffusionPipeline, attribute: Attribute, only: Collection[str] | None = None) -> bool:
-    """Whether a pipeline's parts, or `only` those named, are those that an attribute was learned with, or these in
-    another precision: the same once both are rounded to one of the two."""
-    own = dict(_precisions(pipe))
-    wanted = [name for name in own if name in attribute.models]
-    # of one precision, they are compared in that
+    """Whether a pipeline's parts are those that an attribute was learned with, once both are rounded to one precision.
+
+    only: the names of the parts to compare, all if None.
+    """
+    dtypes = dict(_precisions(pipe))
+    names = [name for name in dtypes if name in attribute.models]
+    # in the pipeline's own precision if possible
     return any(
-        identity.parts(pipe, own[name], only)
+        identity.parts(pipe, dtypes[name], only)
         == {n: v for n, v in attribute.models[name].items() if only is None or n in only}
-        for name in wanted[:1]
+        for name in names[:1]
     )
 
 
 def _precisions(pipe: DiffusionPipeline) -> list[tuple[str, torch.dtype]]:
     """The precisions that a pipeline's weights can be rounded to without a doubt, with their names, its own first."""
-    own = denoiser(pipe).dtype
-    dtypes = [own, torch.float16, torch.bfloat16] if own.itemsize > 2 else [own]
+    current = denoiser(pipe).dtype
+    dtypes = [current, torch.float16, torch.bfloat16] if current.itemsize > 2 else [current]
     return [(str(dtype).removeprefix("torch."), dtype) for dtype in dtypes]
 
 

@@ -16,7 +16,7 @@ from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.configs import described
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
-from lsvd.checks import known, out_of_memory
+from lsvd.checks import check_seeds, known, out_of_memory
 from lsvd.guidance.edit import GuidedEdit, guide
 from lsvd.guidance.settings import LowRank
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -63,7 +63,6 @@ def edit_prompt(
     backbone: Backbone,
     source: str | Sequence[str] | Settings | Trajectory,
     target: str | Sequence[str] | Mapping[str, float],
-    seeds: int | Sequence[int] = 0,
     *,
     placement: Placement | None = None,
     method: Method | LowRank | str | None = None,
@@ -76,32 +75,30 @@ def edit_prompt(
 
     Only what the edit needs is drawn: the source to x, the target to z, then the source from y on.
 
-    source: prompts, to be drawn with `seeds` and `request` (steps, guidance, negative_prompt and all else that
-    `Settings.of` takes); or a request made before; or a whole trajectory, drawn before or found by
-    lsvd.sampling.inversion.invert, whose own request holds then, for the target as well. placement: where x and z are
-    taken. method: how they are integrated. None takes the backbone's entry for either. whole: draw source and target to
-    their ends as well, to see their pictures. max_memory: as for `lsvd.sampling.trajectory.run`, for all three
-    trajectories together.
+    source: prompts, to be drawn with `request`: seeds, steps, guidance, negative_prompt and all else that `Settings.of`
+    takes. Or such Settings. Or a whole trajectory, from `run` or from lsvd.sampling.inversion.invert, whose settings
+    then hold for the target as well. placement: where x and z are taken. method: how they are integrated. None takes
+    the backbone's entry for either. whole: draw source and target to their ends as well, to see their pictures.
+    max_memory: as for `lsvd.sampling.trajectory.run`, for all three trajectories together.
 
-    method="low-rank", or a lsvd.guidance.LowRank with settings, edits by low-rank guidance instead. There are no x and
-    z then, and what is returned is a GuidedEdit. Several targets at once are a mapping from prompts to strengths.
+    method="low-rank", or a lsvd.guidance.LowRank with settings, edits by low-rank guidance instead. It has no x and z,
+    and returns a GuidedEdit. Several targets at once are a mapping from prompts to strengths.
 
-    Raises ValueError for bad arguments, a z off the schedule or from before the branch, or prompts that are all the
-    same. Warns of a trajectory that was made without guidance: the target prompt is hardly heard then.
+    Raises ValueError for bad arguments, a z off the schedule or from before the branch, or equal prompts. Warns of a
+    trajectory without guidance, in which the target prompt has little effect.
     """
     if backbone.kind != "text-to-image":
         raise ValueError(f"{backbone.name} takes no prompts: edit with a text-to-image backbone")
     if isinstance(method, str):
         method = NAMED[known(method, NAMED, "method")]
-    settings, walk = _request(backbone, source, seeds, request)
+    settings, walk = _request(backbone, source, request)
     if isinstance(method, LowRank):
         if placement is not None:
             raise ValueError("low-rank guidance has a window instead of a placement: give LowRank(start=..., end=...)")
         return guide(backbone, walk or settings, target, method, whole=whole, max_memory=max_memory, progress=progress)
     if isinstance(target, Mapping):
         raise ValueError("several targets with strengths are for method='low-rank': give one prompt, or one per seed")
-    wanted = settings.with_prompts(backbone, target)
-    if settings.prompts == wanted.prompts:
+    if settings.prompts == settings.with_prompts(backbone, target).prompts:
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
     schedule = backbone.schedule(settings.steps)
     if walk is not None and walk.timesteps[0] != schedule.timesteps[0]:
@@ -155,16 +152,18 @@ def default_config(backbone: Backbone) -> AVIConfig:
 
 
 def _request(
-    backbone: Backbone, source: str | Sequence[str] | Settings | Trajectory, seeds: Any, request: dict[str, Any]
+    backbone: Backbone, source: str | Sequence[str] | Settings | Trajectory, request: dict[str, Any]
 ) -> tuple[Settings, Trajectory | None]:
     """The request for the source's pictures, and their trajectory if it is there already."""
     if not isinstance(source, Settings | Trajectory):
-        return Settings.of(backbone, source, seeds, **request), None
+        return Settings.of(backbone, source, **request), None
+    if request.get("seeds") is not None:
+        request = request | {"seeds": check_seeds(request["seeds"])}
     walk = source if isinstance(source, Trajectory) else None
     settings = source if walk is None else walk.settings
     calls = {name: value for name, value in request.items() if name not in vars(settings)}
-    asked = request | dict(backbone.check_call(calls, len(settings.seeds)))
-    for name, value in asked.items():
+    request = request | dict(backbone.check_call(calls, len(settings.seeds)))
+    for name, value in request.items():
         had = getattr(settings, name, dict(settings.call_kwargs).get(name))
         if value is not None and described(value) != described(had):
             what = "trajectory" if walk is not None else "request"
@@ -174,7 +173,7 @@ def _request(
             )
     if walk is not None and settings.guidance == backbone.family.off != backbone.entry.guidance:
         warnings.warn(
-            "the trajectory was made without guidance, so the target prompt is hardly heard: invert or draw it with a "
+            "the trajectory was made without guidance, so the target prompt has little effect: invert or draw it with "
             "guidance, such as 3",
             UserWarning,
             stacklevel=3,
@@ -217,8 +216,8 @@ def draw_pair(
     walk = walk or draw(backbone, settings, until=until, **shared)
     if places.t_branch is not None:
         return walk, branch(backbone, walk, places.t_branch, target, until=until_target, **shared)
-    wanted = settings.with_prompts(backbone, target)
-    return walk, draw(backbone, wanted, codes=walk.codes[0], until=until_target, **shared)
+    target_settings = settings.with_prompts(backbone, target)
+    return walk, draw(backbone, target_settings, codes=walk.codes[0], until=until_target, **shared)
 
 
 def _gains(device: torch.device) -> bool:

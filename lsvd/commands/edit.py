@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> None:
         placement = Placement(options.tx, options.dtau, options.branch)
         whole = options.compare or strengths != 1  # to show the source, or to take it up with another strength
         to = options.to[0]
-        result = avi.edit_prompt(backbone, options.source, to, seeds, placement=placement, whole=whole, **drawing)
+        result = avi.edit_prompt(backbone, options.source, to, seeds=seeds, placement=placement, whole=whole, **drawing)
         learned = attribute.Attribute.of(result, backbone)
         if options.save:
             learned.save(options.save)

@@ -39,7 +39,9 @@ def guided(
     backbone: Backbone, source: str, direction: Direction, seeds: Sequence[int], compare: bool, **drawing: Any
 ) -> tuple[Trajectory, ...]:
     """The edit's trajectory, after those of the source and each target if they are to be compared."""
-    edit = edit_prompt(backbone, source, direction.targets, seeds, method=direction.settings, whole=compare, **drawing)
+    edit = edit_prompt(
+        backbone, source, direction.targets, seeds=seeds, method=direction.settings, whole=compare, **drawing
+    )
     if not compare:
         return (edit.edited,)
     return edit.source, *(run(backbone, target, seeds, **drawing) for target in direction.targets), edit.edited

@@ -1,8 +1,7 @@
-"""The explorer: the latent space under a person's hands, in JupyterLab and as an app.
+"""The explorer: the latent space in a person's hands, in JupyterLab and as an app.
 
-`Explorer(model)` is the widget. Everything that it does is done by lsvd.explorer.session, which knows no widgets, and
-what is on the screen is determined by a lsvd.explorer.recipe.Recipe alone: from it the picture is drawn, the code cell
-written, and the state restored.
+`Explorer(model)` is the widget. lsvd.explorer.session does all its work without widgets. A lsvd.explorer.recipe.Recipe
+alone determines the screen: it draws the picture, writes the code cell, and restores the state.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -14,7 +14,7 @@ from pathlib import Path
 HOST = "127.0.0.1"
 TITLE = "explorer"
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' blob: data:; connect-src 'self' ws: blob: data:"
-PATIENCE = 60.0  # seconds until the server must answer, for the browser to be opened
+PATIENCE = 60.0  # seconds to wait for the server before opening the browser
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
 
 
@@ -28,8 +28,8 @@ def serve(
 ) -> None:
     """Serve a cell that shows a widget, until Ctrl-C or SIGTERM.
 
-    port: 0 for any that is free. say: called with what the person should know: the address, and how to stop. Raises
-    ValueError where Voilà is not installed, or the port is taken.
+    port: 0 for any free port. say: called with the address, and with how to stop. Raises ValueError if Voilà is not
+    installed or the port is taken.
     """
     try:
         from voila.app import Voila
@@ -46,7 +46,7 @@ def serve(
         app = Voila()
         options = [f"--Voila.ip={HOST}", f"--port={port}", f"--token={token}", "--Voila.port_retries=0"]
         options += ["--no-browser", "--Voila.log_level=ERROR", f"--theme={theme}"]
-        # what Voilà's page would load from elsewhere, such as fonts, is not let in
+        # the policy keeps Voilà's page from loading anything from elsewhere, such as fonts
         app.tornado_settings = {"headers": {"Content-Security-Policy": POLICY}}
         app.initialize([str(notebook), *options])
         say(f"The explorer is at {address}")
@@ -57,7 +57,7 @@ def serve(
 
 
 def free(port: int) -> int:
-    """The port, or a free one for 0. Raises ValueError for one that is taken, or not allowed."""
+    """The port, or a free one for 0. Raises ValueError for a port that is taken or not allowed."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

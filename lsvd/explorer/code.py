@@ -1,4 +1,4 @@
-"""The cell of plain Python that draws what is on the screen, and the way back from it, or from a picture's notes."""
+"""The cell of plain Python that draws what is on the screen, and the recipe read back from a cell or a picture."""
 
 import io
 from collections.abc import Sequence
@@ -67,12 +67,12 @@ def _scaled(triplets: Triplets, t: float, channels: int) -> list[str]:
 
 
 def scalings(triplets: Triplets) -> list[tuple[Sequence[int], float]]:
-    """The calls of ChannelSVD.scale that a recipe asks for: indices and factor. The rest is range(8, 8)."""
-    found: dict[float, list[int]] = {}
+    """The calls of ChannelSVD.scale for a recipe: indices and factor. range(8, 8) stands for the rest."""
+    indices_of: dict[float, list[int]] = {}
     for i, factor in enumerate(triplets.factors):
         if factor != 1:
-            found.setdefault(factor, []).append(i)
-    calls: list[tuple[Sequence[int], float]] = [(indices, factor) for factor, indices in found.items()]
+            indices_of.setdefault(factor, []).append(i)
+    calls: list[tuple[Sequence[int], float]] = [(indices, factor) for factor, indices in indices_of.items()]
     if triplets.rest != 1:
         calls.append((range(recipes.SLIDERS, recipes.SLIDERS), triplets.rest))
     return calls
@@ -89,7 +89,7 @@ def _joined(lines: list[str], more: list[str]) -> list[str]:
 
 
 def _order(line: str) -> tuple[bool, bool, str]:
-    """As isort has it: other packages before this one, plain imports before the others."""
+    """The order of isort: other packages before this one, plain imports before the others."""
     package = line.split()[1]
     return package.split(".")[0] == "lsvd", line.startswith("from "), package
 
@@ -104,9 +104,9 @@ def png(image: Image.Image, recipe: Recipe, backbone: Backbone) -> bytes:
 
 
 def restored(source: str | bytes, backbone: Backbone) -> tuple[Recipe, bool]:
-    """The recipe of a cell, or of a PNG file, and whether the cell is as it was written.
+    """The recipe of a cell, or of a PNG file, and whether the cell is unchanged.
 
-    Raises ValueError, in one sentence, where there is none, or it is not one for this model.
+    Raises ValueError, in one sentence, if there is none, or if it is for another model.
     """
     if isinstance(source, bytes):
         if not source.startswith(b"\x89PNG"):

@@ -1,4 +1,4 @@
-"""From a recipe to what is seen: trajectories, pictures and spectra, all by the library's own functions."""
+"""Trajectories, pictures and spectra of a recipe, all by the library's own functions."""
 
 import copy
 from collections import OrderedDict
@@ -21,9 +21,9 @@ from lsvd.sampling import estimates
 from lsvd.sampling.inversion import Inversion, invert
 from lsvd.sampling.trajectory import Settings, Trajectory, draw, joined, resume
 
-NOISES = 16  # draws of noise that the spectrum is compared with
+NOISES = 16  # samples of noise behind the spectrum
 FILM = 8  # estimates along the timeline
-KEPT = 24  # results that are kept to be shown again
+KEPT = 24  # results kept to be shown again
 
 
 class Shelf:
@@ -34,7 +34,7 @@ class Shelf:
         self._size = size
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What was made for the key before, or make()."""
+        """The result kept for the key, or else that of make()."""
         if key not in self._held:
             self._held[key] = make()
         self._held.move_to_end(key)
@@ -48,10 +48,10 @@ class Shelf:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A timestep of a trajectory, looked at closely.
+    """One timestep of a trajectory in detail.
 
-    t: the timestep. estimate: the picture of the clean code held to be there, (1, 3, H, W), None where no scheduler
-    says. code: x_t, (C, H, W). parts: its decomposition.
+    t: the timestep. estimate: the picture of the estimated clean code, (1, 3, H, W); None where the scheduler gives
+    none. code: x_t, (C, H, W). parts: its decomposition.
     """
 
     t: float
@@ -62,13 +62,13 @@ class Moment:
     def layers(self) -> Tensor:
         """The rank-one parts sigma_i u_i v_i^T of the first triplets, shape (n, C, H, W), the rest after them."""
         p, n = self.parts, min(SLIDERS, self.parts.rank)
-        each = [(p.U[..., i : i + 1] * p.S[..., None, i : i + 1]) @ p.Vh[..., i : i + 1, :] for i in range(n)]
-        return torch.stack([*each, self.code.to(each[0]) - sum(each)])
+        parts = [(p.U[..., i : i + 1] * p.S[..., None, i : i + 1]) @ p.Vh[..., i : i + 1, :] for i in range(n)]
+        return torch.stack([*parts, self.code.to(parts[0]) - sum(parts)])
 
 
 @dataclass
 class Studio:
-    """A model with what it has drawn. uploads: the pictures of the person's own, by digest; attributes likewise."""
+    """A model with what it has drawn. uploads: the person's own pictures, by digest. attributes: likewise."""
 
     backbone: Backbone
     uploads: dict[str, Any] = field(default_factory=dict)
@@ -90,9 +90,9 @@ class Studio:
         return self._schedulers[name]
 
     def source(self, recipe: Recipe, watch: Watch) -> Trajectory:
-        """The trajectory that everything begins with: drawn from the request, or found for a picture of one's own.
+        """The trajectory that everything begins with: drawn from the request, or inverted from the upload.
 
-        Raises Stopped, with the part that is there kept for `partial`.
+        Raises Stopped; the part drawn so far is kept for `partial`.
         """
         request = recipe.request
         if recipe.upload is not None:
@@ -100,7 +100,7 @@ class Studio:
         return self._shelf.once(self.key(recipe), lambda: self._drawn(request, watch))
 
     def has_source(self, recipe: Recipe) -> bool:
-        """Whether the source is there already."""
+        """Whether the source is kept already."""
         return self.key(recipe) in self._shelf
 
     def inverted(self, recipe: Recipe, watch: Watch) -> Inversion:
@@ -109,7 +109,7 @@ class Studio:
         if upload.digest not in self.uploads:
             raise ValueError(f"the picture {upload.name} is not here: upload it again")
 
-        def found() -> Inversion:
+        def inversion() -> Inversion:
             backbone = self.model(request)
             text = backbone.kind == "text-to-image"
             codes = backbone.encode(self.uploads[upload.digest])
@@ -124,53 +124,53 @@ class Studio:
                 **_negative(request),
             )
 
-        return self._shelf.once(self.key(recipe), found)
+        return self._shelf.once(self.key(recipe), inversion)
 
     def _drawn(self, request: Request, watch: Watch) -> Trajectory:
         backbone = self.model(request)
         whole = replace(request, until=None)
-        watched, begun = Watched(backbone, watch), self._partial.get(whole)
+        watched_model, part = Watched(backbone, watch), self._partial.get(whole)
         steps = len(backbone.schedule(request.steps))
         try:
-            if begun is not None and request.until is None:
-                watch.begin("drawing", steps - len(begun.codes) + 1)
-                walk = joined(begun, resume(watched, begun, begun.timesteps[-1]))
+            if part is not None and request.until is None:
+                watch.begin("drawing", steps - len(part.codes) + 1)
+                walk = joined(part, resume(watched_model, part, part.timesteps[-1]))
                 del self._partial[whole]
                 return walk
-            begun = None
+            part = None
             watch.begin("drawing", steps)
-            return draw(watched, _settings(backbone, request), until=request.until)
+            return draw(watched_model, _settings(backbone, request), until=request.until)
         except Stopped:
-            self._keep(backbone, whole, begun, watch)
+            self._keep(backbone, whole, part, watch)
             raise
 
-    def _keep(self, backbone: Backbone, request: Request, begun: Trajectory | None, watch: Watch) -> None:
-        """Keep the part of a trajectory that was drawn before it was stopped."""
-        found, first = watch.codes, len(begun.codes) - 1 if begun is not None else 0
-        schedule, end = backbone.schedule(request.steps), max(found, default=0)
+    def _keep(self, backbone: Backbone, request: Request, part: Trajectory | None, watch: Watch) -> None:
+        """Keep the part of a trajectory that was drawn before the stop."""
+        codes_by_step, first = watch.codes, len(part.codes) - 1 if part is not None else 0
+        schedule, end = backbone.schedule(request.steps), max(codes_by_step, default=0)
         if not first < end < len(schedule):
             return
-        new = torch.stack([found[step] for step in range(first, end + 1)])
-        codes = new if begun is None else torch.cat([begun.codes[:first], new])
+        new_codes = torch.stack([codes_by_step[step] for step in range(first, end + 1)])
+        codes = new_codes if part is None else torch.cat([part.codes[:first], new_codes])
         settings = _settings(backbone, request)
         self._partial[request] = Trajectory(settings, schedule.part(0, end + 1), codes)
 
     def partial(self, request: Request) -> Trajectory | None:
-        """What was drawn of a request before it was stopped."""
+        """The part of a request's trajectory that was drawn before a stop; None if there is none."""
         return self._partial.get(replace(request, until=None))
 
     def take_partial(self, recipe: Recipe) -> Recipe | None:
-        """The recipe of what was drawn before it was stopped, whose source is there; None if nothing was."""
+        """The recipe of the part drawn before a stop, whose source is then kept; None if there is none."""
         walk = self.partial(recipe.request)
         if walk is None or recipe.upload is not None:
             return None
         until = walk.timesteps[-1].item()
-        stopped = replace(recipe, request=replace(recipe.request, until=until))
-        self._shelf.once(self.key(stopped), lambda: walk)
-        return stopped
+        part = replace(recipe, request=replace(recipe.request, until=until))
+        self._shelf.once(self.key(part), lambda: walk)
+        return part
 
     def picture(self, recipe: Recipe, walk: Trajectory) -> Tensor:
-        """The picture of a trajectory, (1, 3, H, W): of an unfinished one, of its last estimate."""
+        """The picture of a trajectory, (1, 3, H, W); of an unfinished one, that of its last estimate."""
         if walk not in self._pictures:
             backbone, whole = self.model(recipe.request), len(walk.codes) > len(walk.timesteps)
             self._pictures[walk] = backbone.decode(walk.final if whole else estimates.clean(backbone, walk)[-1])
@@ -181,18 +181,18 @@ class Studio:
         if recipe.shown == "triplets":
             return None if recipe.triplets.idle else self.scaled(recipe, watch)
         method, source = METHODS[recipe.edit.method], self.source(recipe, watch)
-        read = {name: getattr(recipe.edit, name) for name in method.controls}
-        key = (self.key(recipe), recipe.edit.method, tuple(read.items()))
+        values = {name: getattr(recipe.edit, name) for name in method.controls}
+        key = (self.key(recipe), recipe.edit.method, tuple(values.items()))
 
-        def drawn() -> Trajectory:
+        def edit_source() -> Trajectory:
             steps = len(source.timesteps)
             watch.begin(f"editing: {method.label}", round(1.2 * steps * recipe.edit.tx) + 1)
             return method.draw(self.bench(recipe, watch), recipe.edit)
 
-        return self._shelf.once(key, drawn)
+        return self._shelf.once(key, edit_source)
 
     def bench(self, recipe: Recipe, watch: Watch) -> Bench:
-        """What methods edit the source with."""
+        """What the methods need to edit the source."""
         key = self.key(recipe)
         return Bench(
             Watched(self.model(recipe.request), watch),
@@ -207,49 +207,49 @@ class Studio:
         t = self.timestep(recipe, source)
         key = (self.key(recipe), t, recipe.triplets)
 
-        def drawn() -> Trajectory:
+        def redraw() -> Trajectory:
             code = scale(svd(source.at(t)), recipe.triplets).recompose()
             watch.begin("redrawing", len(backbone.schedule(recipe.request.steps)) - source.index(t))
             return resume(Watched(backbone, watch), source, t, code)
 
-        return self._shelf.once(key, drawn)
+        return self._shelf.once(key, redraw)
 
     def target(self, recipe: Recipe, watch: Watch) -> Trajectory:
         """The trajectory of the target prompt alone, from the same noise."""
         source = self.source(recipe, watch)
 
-        def drawn() -> Trajectory:
+        def draw_target() -> Trajectory:
             watch.begin("drawing the target prompt", len(source.timesteps), looking=False)
             backbone = Watched(self.model(recipe.request), watch)
             return resume(backbone, source, source.timesteps[0], prompts=recipe.edit.target)
 
-        return self._shelf.once((self.key(recipe), "target", recipe.edit.target), drawn)
+        return self._shelf.once((self.key(recipe), "target", recipe.edit.target), draw_target)
 
     def timestep(self, recipe: Recipe, walk: Trajectory) -> float:
-        """The timestep of timeline and triplets: the nearest to the recipe's that the trajectory has."""
+        """The timestep of timeline and triplets: the trajectory's nearest to the recipe's."""
         return walk.nearest(recipe.t)
 
     def moment(self, recipe: Recipe, walk: Trajectory) -> Moment:
-        """The recipe's timestep of its source, looked at closely."""
+        """The source at the recipe's timestep, in detail."""
         backbone, t = self.model(recipe.request), self.timestep(recipe, walk)
         step = walk.index(t)
 
-        def looked() -> Moment:
-            after = walk.codes[step : step + 2]
+        def look() -> Moment:
+            pair = walk.codes[step : step + 2]
             levels = estimates.Levels.of(backbone.prepared(recipe.request.steps))
             estimate = None
-            if levels is not None and len(after) == 2:
-                estimate = backbone.decode(levels.clean(step, *after))
+            if levels is not None and len(pair) == 2:
+                estimate = backbone.decode(levels.clean(step, *pair))
             code = walk.codes[step, 0]
             return Moment(t, estimate, code, svd(code))
 
-        return self._shelf.once((self.key(recipe), "moment", t), looked)
+        return self._shelf.once((self.key(recipe), "moment", t), look)
 
     def film(self, recipe: Recipe, walk: Trajectory) -> tuple[list[float], Tensor] | None:
         """Timesteps and pictures of some estimates along a trajectory, (n, 3, H, W); None where there are none."""
         backbone = self.model(recipe.request)
 
-        def shown() -> tuple[list[float], Tensor] | None:
+        def decode() -> tuple[list[float], Tensor] | None:
             try:
                 codes = estimates.clean(backbone, walk)[:, 0]
             except ValueError:
@@ -260,16 +260,16 @@ class Studio:
             rows = [round(i * (len(codes) - 1) / max(1, count - 1)) for i in range(count)]
             return [walk.timesteps[row].item() for row in rows], backbone.decode(codes[rows])
 
-        return self._shelf.once((self.key(recipe), "film"), shown)
+        return self._shelf.once((self.key(recipe), "film"), decode)
 
     def noise(self, recipe: Recipe) -> Tensor:
-        """The middle 95% of the singular values of noise as it is at the recipe's start, shape (2, k)."""
+        """The middle 95% of the singular values of the initial noise, shape (2, k)."""
 
-        def measured() -> Tensor:
+        def measure() -> Tensor:
             S = svd(self.backbone.noise(range(1000, 1000 + NOISES))).S.flatten(0, 1).cpu()
             return S.quantile(torch.tensor([0.025, 0.975]), dim=0)
 
-        return self._shelf.once("noise", measured)
+        return self._shelf.once("noise", measure)
 
     def key(self, recipe: Recipe) -> Any:
         """What determines the source."""
@@ -280,7 +280,7 @@ class Studio:
 def apart(backbone: Backbone) -> Backbone:
     """The same model around a copy of its pipeline, which shares the networks.
 
-    A pipeline holds one scheduler, so that two threads must not draw by the same one; a person's cells use the model.
+    A pipeline holds one scheduler, so two threads must not share a pipeline, and a person's cells use the model.
     """
     other = copy.copy(backbone)
     other.pipe = copy.copy(backbone.pipe)
@@ -288,7 +288,7 @@ def apart(backbone: Backbone) -> Backbone:
 
 
 def scale(parts: ChannelSVD, triplets: Triplets) -> ChannelSVD:
-    """A decomposition with its singular values scaled as asked for."""
+    """A decomposition with the singular values scaled by the factors of `triplets`."""
     for indices, factor in scalings(triplets):
         rows = range(indices.start, parts.rank) if isinstance(indices, range) else indices
         parts = parts.scale(rows, factor, triplets.channel)

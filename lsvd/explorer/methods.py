@@ -26,7 +26,7 @@ from lsvd.sampling.trajectory import Trajectory, resume
 class Bench:
     """What an edit is made with.
 
-    attributes: by the digest of their file. once: makes what a key stands for, or returns what it made before.
+    attributes: by the digest of their file. once: the result kept for a key, or else that of a function.
     """
 
     backbone: Backbone
@@ -37,7 +37,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to edit. label, note: what the person reads. controls: the values of Edit that it reads.
+    """A way to edit. label, note: the texts that the person reads. controls: the values of Edit that the method uses.
 
     draw: the edited trajectory. code: the lines of Python that make `edited` from `model` and `walk`. learn: the
     attribute that the edit has learned, for methods that learn one.
@@ -77,10 +77,10 @@ def between(bench: Bench, edit: Edit, method: Any) -> Edited:
 
 
 def _avi(bench: Bench, edit: Edit) -> Trajectory:
-    made = _solved(bench, edit)
-    return (
-        made.edited if edit.strength == 1 else apply_to(bench.backbone, bench.walk, Attribute.of(made), edit.strength)
-    )
+    result = _solved(bench, edit)
+    if edit.strength == 1:
+        return result.edited
+    return apply_to(bench.backbone, bench.walk, Attribute.of(result), edit.strength)
 
 
 def _learn(bench: Bench, edit: Edit) -> Attribute:
@@ -88,8 +88,8 @@ def _learn(bench: Bench, edit: Edit) -> Attribute:
 
 
 def _solved(bench: Bench, edit: Edit) -> Edited:
-    alike = replace(edit, strength=1.0, attributes=())
-    return bench.once(("avi", alike), lambda: between(bench, edit, config(edit)))
+    unscaled = replace(edit, strength=1.0, attributes=())
+    return bench.once(("avi", unscaled), lambda: between(bench, edit, config(edit)))
 
 
 def _avi_code(edit: Edit) -> list[str]:

@@ -1,4 +1,4 @@
-"""The recipe of what is on the screen: plain values that determine every picture, checked when they are set."""
+"""The recipe of the screen: plain values that determine every picture, checked when they are set."""
 
 import json
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from lsvd.checks import check_text, known, whole
 from lsvd.storage.tensors import parse
 
 SLIDERS = 8  # triplets that have a slider of their own
-SHOWN = ("triplets", "edit")  # what may stand beside the source
+SHOWN = ("triplets", "edit")  # the results that can be shown beside the source
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is drawn. prompt: "" for unconditional models. scheduler: a class of diffusers.
+    """A picture to draw. prompt: "" for unconditional models. scheduler: a class of diffusers.
 
     until: the timestep at which the person stopped; None for a whole trajectory.
     """
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture of the person's own: its file's name, the digest of its bytes, and the effort of inverting it."""
+    """The person's own picture: its file's name, the digest of its bytes, and the iterations of its inversion."""
 
     name: str
     digest: str
@@ -64,7 +64,7 @@ class Used:
 
 @dataclass(frozen=True)
 class Edit:
-    """A prompt edit. method: a key of lsvd.explorer.methods.METHODS; it says which of the other values it reads.
+    """A prompt edit. method: a key of lsvd.explorer.methods.METHODS, which names the other values that it uses.
 
     tx, branch: fractions of T. dtau: steps. k: triplets of z. weights: those of the four losses. rank: triplets of
     low-rank guidance, start, stop its window, as fractions of T.
@@ -88,7 +88,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that is on the screen. t: the timestep of timeline and triplets, as a fraction of T. shown: see SHOWN."""
+    """Everything on the screen. t: the timestep of timeline and triplets, as a fraction of T. shown: see SHOWN."""
 
     model: str
     request: Request
@@ -121,7 +121,7 @@ class Recipe:
     def put(self, path: str, value: Any, backbone: Backbone) -> "Recipe":
         """The recipe with another value at a path such as "request.seed" or "triplets.factors.0".
 
-        Raises ValueError, in one sentence, for a value that cannot be, or a path that is not there.
+        Raises ValueError, in one sentence, for an invalid value or an unknown path.
         """
         head, *rest = path.split(".")
         try:
@@ -138,9 +138,9 @@ class Recipe:
 def _put(part: Any, path: list[str], value: Any) -> Any:
     head, *rest = path
     if isinstance(part, tuple):
-        at = range(len(part))[int(head)]
-        return (*part[:at], _put(part[at], rest, value) if rest else value, *part[at + 1 :])
-    if not is_dataclass(part) or head not in {each.name for each in fields(part)}:
+        index = range(len(part))[int(head)]
+        return (*part[:index], _put(part[index], rest, value) if rest else value, *part[index + 1 :])
+    if not is_dataclass(part) or head not in {entry.name for entry in fields(part)}:
         raise KeyError(head)
     return replace(part, **{head: _put(getattr(part, head), rest, value) if rest else value})
 
@@ -189,17 +189,17 @@ SCHEDULERS = ("DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteSche
 
 
 def schedulers(backbone: Backbone) -> tuple[str, ...]:
-    """The schedulers that the explorer offers: the model's own, and those that take codes up between steps.
+    """The schedulers that the explorer offers: the model's own, and those that resume codes between steps.
 
-    Pipelines of flow matching hand their schedule to their own scheduler, so that there is no other.
+    Pipelines of flow matching hand their schedule to their own scheduler, so they have no other.
     """
-    own = type(backbone.scheduler).__name__
+    default = type(backbone.scheduler).__name__
     flow = backbone.kind == "text-to-image" and backbone.family.flow
-    return (own,) if flow else tuple(dict.fromkeys((own, *SCHEDULERS)))
+    return (default,) if flow else tuple(dict.fromkeys((default, *SCHEDULERS)))
 
 
 def check(path: str, value: Any, backbone: Backbone) -> Any:
-    """The value for a path, as it is kept. Raises ValueError, in one sentence, for one that cannot be."""
+    """The value for a path, in the form that is kept. Raises ValueError, in one sentence, for an invalid one."""
     name = ".".join(part for part in path.split(".") if not part.isdigit())
     what = LABELS.get(name, name)
     if name in TEXTS:
@@ -235,16 +235,16 @@ def check(path: str, value: Any, backbone: Backbone) -> Any:
 
 def number(value: Any, what: str, low: float, high: float) -> float:
     """The value as a float. Raises ValueError unless it is a number from low to high."""
-    found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
-    if not low <= found <= high or not isfinite(found):
+    result = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+    if not low <= result <= high or not isfinite(result):
         raise ValueError(f"{what} cannot be {value!r}: give a number from {low:g} to {high:g}")
-    return found
+    return result
 
 
 def read(text: str, backbone: Backbone) -> Recipe:
-    """The recipe in a line that `Recipe.text` wrote, every value checked.
+    """The recipe in a line that `Recipe.text` wrote, with every value checked.
 
-    Raises ValueError for another text, or a recipe of another model.
+    Raises ValueError for any other text, or a recipe for another model.
     """
     try:
         values = parse(text)
@@ -255,7 +255,7 @@ def read(text: str, backbone: Backbone) -> Recipe:
         upload = values["upload"]
         if upload is not None:
             recipe = replace(recipe, upload=Upload(_line(upload["name"]), _digest(upload["digest"])))
-        used = tuple(Used(_line(each["name"]), _digest(each["digest"])) for each in values["edit"]["attributes"])
+        used = tuple(Used(_line(entry["name"]), _digest(entry["digest"])) for entry in values["edit"]["attributes"])
         recipe = replace(recipe, edit=replace(recipe.edit, attributes=used))
         if len(values["triplets"]["factors"]) != SLIDERS or len(values["edit"]["weights"]) != 4:
             raise KeyError("factors")
@@ -270,7 +270,7 @@ def read(text: str, backbone: Backbone) -> Recipe:
 
 
 def with_scheduler(backbone: Backbone, scheduler: str) -> Backbone:
-    """The backbone with a scheduler of that name, its own configuration where it is its own."""
+    """The backbone with a scheduler of that name; its own scheduler keeps its configuration."""
     import diffusers
 
     if scheduler == type(backbone.scheduler).__name__:
@@ -279,7 +279,7 @@ def with_scheduler(backbone: Backbone, scheduler: str) -> Backbone:
 
 
 def _leaves(values: Any, path: str = "") -> list[tuple[str, Any]]:
-    """Path and value of everything in a recipe's JSON."""
+    """The path and value of every entry in a recipe's JSON."""
     if isinstance(values, Mapping):
         return [pair for name, value in values.items() for pair in _leaves(value, f"{path}.{name}".lstrip("."))]
     if isinstance(values, list):

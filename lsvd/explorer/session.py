@@ -1,8 +1,8 @@
 """The explorer without its widget: everything that the person sees and does, as plain Python.
 
-A session holds the recipe that the controls show, draws it in a thread of its own, and keeps what is on the screen:
-pictures as bytes, all else as values that JSON can hold. Actions never raise for bad input: they leave a sentence in
-`message`, and the last picture stays.
+A session holds the recipe that the controls show, draws it in its own thread, and keeps the contents of the screen:
+pictures as bytes, everything else as values that JSON can hold. Actions never raise for bad input: they leave a
+sentence in `message`, and the last picture stays.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ PICTURES = ("source", "result", "target", "difference", "estimate", "channels", 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to draw, numbered. live: while a slider moves, so that the first estimate is enough."""
+    """A numbered recipe to draw. live: while a slider moves; the first estimate is enough then."""
 
     recipe: Recipe
     live: bool = False
@@ -46,11 +46,10 @@ class Job:
 
 
 class Session:
-    """What a person does with a model, and sees of it.
+    """The actions of a person on a model, and what the screen shows.
 
-    reader: what reads attributes off the model's pictures, None where nothing does. changed: called, in whichever
-    thread, with the names of what has changed: "view", "progress", or one of PICTURES. lock: held while anything here
-    changes.
+    reader: reads attributes off the model's pictures; None if nothing does. changed: called, in any thread, with the
+    names of changes: "view", "progress", or one of PICTURES. lock: held while anything here changes.
     """
 
     def __init__(
@@ -67,10 +66,10 @@ class Session:
         self.progress: dict[str, Any] = {"busy": False, "label": "", "done": 0, "total": 0, "left": None}
         self.pictures: dict[str, bytes] = dict.fromkeys(PICTURES, b"")
         self.seen: dict[str, Any] = {}
-        self._settled: tuple[dict[str, bytes], dict[str, Any]] = (dict(self.pictures), {})
+        self._last: tuple[dict[str, bytes], dict[str, Any]] = (dict(self.pictures), {})
         self._past: list[Recipe] = []
         self._future: list[Recipe] = []
-        self._looked: Any = None  # the moment and channel that are on the screen
+        self._closeup: Any = None  # the moment and channel on the screen
         self._submitted = self._answered = 0
         self.lock = threading.RLock()
         self._worker = Worker(self._work, self._ended, self._remark)
@@ -78,7 +77,7 @@ class Session:
     # Actions
 
     def act(self, name: str, /, **values: Any) -> Any:
-        """Do what the person asked for, by name. Whatever is wrong with it ends up in `message`."""
+        """Do an action by its name. An error ends up in `message`."""
         try:
             if name not in ACTIONS:
                 raise ValueError(f"there is no action {name!r}")
@@ -88,13 +87,13 @@ class Session:
             return None
 
     def start(self, **request: Any) -> None:
-        """Draw the first picture; what the request leaves out is the backbone's. Raises ValueError for bad values."""
+        """Draw the first picture, with the backbone's defaults. Raises ValueError for bad values."""
         with self.lock:
             self.recipe = self._committed = self._put({f"request.{name}": value for name, value in request.items()})
             self._submit()
 
     def draw(self, **request: Any) -> None:
-        """Draw a request; values that are left out stay. What was stopped goes on."""
+        """Draw a request; missing values stay as they are. A stopped drawing goes on."""
         with self.lock:
             new = self._put({f"request.{name}": value for name, value in request.items()})
             self._commit(replace(new, request=replace(new.request, until=None)))
@@ -123,7 +122,7 @@ class Session:
         self._travel(self._future, self._past, "there is nothing to redo")
 
     def reset(self, part: str = "triplets") -> None:
-        """Put the triplets, or the edit's settings, back to where they began; prompt and attributes stay."""
+        """Set the triplets, or the edit's settings, back to their defaults; prompt and attributes stay."""
         with self.lock:
             if part == "triplets":
                 channel = self.recipe.triplets.channel
@@ -137,17 +136,17 @@ class Session:
                 raise ValueError(f"there is nothing to reset in {part!r}")
 
     def stop(self) -> None:
-        """End the drawing at its next step, and keep what is there."""
+        """End the drawing at its next step, and keep the part drawn so far."""
         self._worker.stop()
 
     def upload(self, name: str, data: bytes) -> None:
-        """Explore a picture of one's own: it is taken back to the noise, with the prompt of the request."""
+        """Explore the person's own picture: it is inverted to noise, with the prompt of the request."""
         picture, digest = opened(data), hashlib.sha256(data).hexdigest()
         with self.lock:
             self.studio.uploads[digest] = picture
-            new, known = self.recipe, self.recipe.upload
-            if known is None or known.digest != digest:
-                iterations = known.iterations if known else Upload("", "").iterations
+            new, previous = self.recipe, self.recipe.upload
+            if previous is None or previous.digest != digest:
+                iterations = previous.iterations if previous else Upload("", "").iterations
                 new = replace(new, upload=Upload(Path(name).name or "picture.png", digest, iterations))
                 guidance = new.request.guidance
                 if guidance is not None and guidance > INVERTED_GUIDANCE:
@@ -163,35 +162,35 @@ class Session:
             self._commit(replace(self.recipe, upload=None, request=request))
 
     def open_attribute(self, name: str, data: bytes) -> None:
-        """Take a saved attribute into the edit, beside those that are there."""
+        """Add a saved attribute to those of the edit."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / safe(name)
             path.write_bytes(data)
             try:
-                found = attributes.load(path)
+                attribute = attributes.load(path)
             except ValueError as error:
                 raise ValueError(str(error).replace(str(path), Path(name).name)) from error
-        self._use(Path(name).name, data, found)
+        self._use(Path(name).name, data, attribute)
 
     def learn(self) -> None:
-        """Keep what the edit has learned as an attribute, and use it as one."""
-        name, data, found = self._learned()
-        self._use(name, data, found)
+        """Keep the attribute that the edit has learned, and use it."""
+        name, data, attribute = self._learned()
+        self._use(name, data, attribute)
 
     def drop_attribute(self, digest: str) -> None:
         """Leave an attribute out of the edit."""
         with self.lock:
             edit = self.recipe.edit
-            kept = tuple(used for used in edit.attributes if used.digest != digest)
-            self._commit(replace(self.recipe, edit=replace(edit, attributes=kept)))
+            remaining = tuple(used for used in edit.attributes if used.digest != digest)
+            self._commit(replace(self.recipe, edit=replace(edit, attributes=remaining)))
 
     def restore(self, source: str | bytes) -> None:
-        """Bring back what a cell, or a picture that was saved here, was made from."""
-        found, same = code.restored(source, self.backbone)
+        """Restore the recipe of a cell, or of a picture that was saved here."""
+        restored, unchanged = code.restored(source, self.backbone)
         with self.lock:
-            self._commit(found)
-        if not same:
-            self._say("remark", "The code above its last line was changed by hand: restored is the last line.")
+            self._commit(restored)
+        if not unchanged:
+            self._say("remark", "The code above the last line was changed by hand: only the last line is restored.")
 
     # What is kept
 
@@ -227,7 +226,7 @@ class Session:
         return code.cell(self.drawn, self.backbone) if self.drawn else ""
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for what is being drawn; False if it takes longer than that."""
+        """Wait until the drawing is done; False if it takes longer."""
         return self._worker.wait(seconds)
 
     def close(self) -> None:
@@ -237,7 +236,7 @@ class Session:
     # What is seen
 
     def view(self) -> dict[str, Any]:
-        """All that is on the screen but the pictures, as JSON can hold it."""
+        """Everything on the screen but the pictures, as values that JSON can hold."""
         with self.lock:
             shape = self.backbone.latent_shape
             return {
@@ -300,9 +299,9 @@ class Session:
     # Inside
 
     def _put(self, values: Mapping[str, Any]) -> Recipe:
-        """The recipe with other values. Raises ValueError for the first that cannot be."""
+        """The recipe with other values. Raises ValueError for the first invalid one."""
         new, backbone = self.recipe, self.backbone
-        # steps are checked against the scheduler they go with
+        # steps are checked against their scheduler
         for path in sorted(values, key=lambda path: path == "request.steps"):
             new = new.put(path, values[path], backbone)
             backbone = self.studio.model(new.request)
@@ -333,10 +332,10 @@ class Session:
         self._worker.submit(Job(self.recipe, live, self._submitted), watch)
         self._tell("view", "progress")
 
-    def _use(self, name: str, data: bytes, found: attributes.Attribute) -> None:
+    def _use(self, name: str, data: bytes, attribute: attributes.Attribute) -> None:
         digest = hashlib.sha256(data).hexdigest()
         with self.lock:
-            self.studio.attributes[digest] = found
+            self.studio.attributes[digest] = attribute
             edit = self.recipe.edit
             if digest not in {used.digest for used in edit.attributes}:
                 edit = replace(edit, attributes=(*edit.attributes, Used(name, digest)))
@@ -344,14 +343,14 @@ class Session:
 
     def _learned(self) -> tuple[str, bytes, attributes.Attribute]:
         """Name, file and attribute of the edit on the screen. Raises ValueError where there is none."""
-        done, method = self.drawn, METHODS[self.recipe.edit.method]
+        drawn, method = self.drawn, METHODS[self.recipe.edit.method]
         if method.learn is None:
             raise ValueError(f"{method.label} learns no attribute: edit by AVI")
-        if done is None or done.shown != "edit" or done.edit.method != self.recipe.edit.method or self._worker.busy:
+        if drawn is None or drawn.shown != "edit" or drawn.edit.method != self.recipe.edit.method or self._worker.busy:
             raise ValueError("there is no finished edit on the screen: make one, then keep what it learned")
         with torch.no_grad():
-            found = method.learn(self.studio.bench(done, Watch()), done.edit)
-        return f"{slug(done.edit.target)}.safetensors", packed(found), found
+            attribute = method.learn(self.studio.bench(drawn, Watch()), drawn.edit)
+        return f"{slug(drawn.edit.target)}.safetensors", packed(attribute), attribute
 
     # In the worker's thread
 
@@ -371,13 +370,13 @@ class Session:
             self._say("remark", f"Stopped at t = {t:g}: this is the estimate there. Draw goes on from it.")
 
     def _show(self, job: Job, watch: Watch) -> None:
-        """Draw a recipe, and put each thing on the screen as soon as it is there."""
+        """Draw a recipe, and show each result as soon as it is there."""
         now, studio = job.recipe, self.studio
         backbone = studio.model(now.request)
-        began = time.monotonic()
+        start = time.monotonic()
         if not studio.has_source(now):
-            alone = "source" if now.upload is None else None
-            watch.look = lambda estimate: self._grow(alone, backbone.decode(estimate)) if alone else None
+            growing = "source" if now.upload is None else None
+            watch.look = lambda estimate: self._grow(growing, backbone.decode(estimate)) if growing else None
             if now.upload is not None and now.upload.digest in studio.uploads:
                 self._grow("source", backbone.decode(backbone.encode(studio.uploads[now.upload.digest])))
         walk = studio.source(now, watch)
@@ -388,7 +387,7 @@ class Session:
         watch.look = lambda estimate: self._grow("result", backbone.decode(estimate), before)
         edited = studio.edited(now, watch)
         after = None if edited is None else studio.picture(now, edited)
-        self._settle(now, walk, before, after, began)
+        self._settle(now, walk, before, after, start)
         if job.live:
             return
         watch.look = lambda estimate: None
@@ -408,14 +407,15 @@ class Session:
                 self.seen |= {"timesteps": [], "fractions": []}
             return
         moment, channel, pictures = self.studio.moment(now, walk), now.triplets.channel, {}
-        looked = (moment, channel)
-        if looked != self._looked:  # a triplet's slider moves, and leaves these as they are
+        view = (moment, channel)
+        if view != self._closeup:  # unchanged while a triplet's slider moves
             pictures["channels"] = showing.png(showing.mosaic(moment.code))
             pictures["estimate"] = b"" if moment.estimate is None else showing.png(showing.image(moment.estimate))
             pictures["tiles"] = showing.png(tiles(moment, channel))
         with self.lock:
             whole = walk.schedule.whole
-            timesteps, fractions = (each[whole].tolist() for each in (walk.schedule.timesteps, walk.schedule.fractions))
+            timesteps = walk.schedule.timesteps[whole].tolist()
+            fractions = walk.schedule.fractions[whole].tolist()
             S = moment.parts.S if channel is None else moment.parts.S[channel : channel + 1]
             scaled = scale(moment.parts, now.triplets).S
             scaled = scaled if channel is None else scaled[channel : channel + 1]
@@ -432,16 +432,16 @@ class Session:
                 },
                 "energy": (S.square().sum(0) / S.square().sum()).tolist(),
             }
-            self._looked = looked
+            self._closeup = view
         self._put_pictures(**pictures)
 
-    def _settle(self, now: Recipe, walk: Trajectory, before: Tensor, after: Tensor | None, began: float) -> None:
-        """Put a finished result on the screen, with all that compares it with the source."""
+    def _settle(self, now: Recipe, walk: Trajectory, before: Tensor, after: Tensor | None, start: float) -> None:
+        """Show a finished result, with everything that compares it with the source."""
         pictures = {"source": showing.png(showing.image(before)), "result": b"", "difference": b""}
         if after is not None:
             pictures["result"] = showing.png(showing.image(after))
             pictures["difference"] = showing.png(showing.difference(before, after))
-        read = showing.readings(self.reader, before, after) if self.reader is not None else []
+        readings = showing.readings(self.reader, before, after) if self.reader is not None else []
         inversion = None
         if now.upload is not None:
             distance = float(self.studio.inverted(now, Watch()).distance[0])
@@ -458,14 +458,14 @@ class Session:
             self.seen |= {
                 "growing": "",
                 "labels": self._labels(now, walk),
-                "readings": read,
+                "readings": readings,
                 "inversion": inversion,
-                "seconds": round(time.monotonic() - began, 2),
+                "seconds": round(time.monotonic() - start, 2),
             }
         self._put_pictures(**pictures)
 
     def _labels(self, now: Recipe, walk: Trajectory) -> dict[str, str]:
-        """What stands under the pictures."""
+        """The captions of the pictures."""
         request = now.request
         source = f"{request.prompt!r}" if request.prompt else self.backbone.name
         source = f"your picture, as {source}" if now.upload else f"{source}, seed {request.seed}"
@@ -482,7 +482,7 @@ class Session:
         return {"source": source, "result": result, "target": f"{now.edit.target!r} alone", "difference": "what moved"}
 
     def _grow(self, name: str, picture: Tensor, before: Tensor | None = None) -> None:
-        """Show an estimate on the way."""
+        """Show an estimate while drawing goes on."""
         pictures = {name: showing.png(showing.image(picture))}
         if before is not None:
             pictures["difference"] = showing.png(showing.difference(before, picture))
@@ -513,14 +513,14 @@ class Session:
                 changed = []
             elif error:
                 self.message = {"kind": "error", "text": error}
-                pictures, seen = self._settled
-                self._looked = None
+                pictures, seen = self._last
+                self._closeup = None
                 changed = [name for name in PICTURES if self.pictures[name] != pictures[name]]
                 self.pictures, self.seen = dict(pictures), dict(seen)
             else:
                 changed = []
                 if not job.live:
-                    self._settled = dict(self.pictures), dict(self.seen)
+                    self._last = dict(self.pictures), dict(self.seen)
         self._tell("progress", "view", *changed)
 
     def _remark(self, text: str) -> None:
@@ -561,10 +561,10 @@ def opened(data: bytes) -> Image.Image:
     return picture
 
 
-def packed(found: attributes.Attribute) -> bytes:
+def packed(attribute: attributes.Attribute) -> bytes:
     """The bytes of an attribute's file."""
     with tempfile.TemporaryDirectory() as folder:
-        return found.save(Path(folder) / "attribute.safetensors").read_bytes()
+        return attribute.save(Path(folder) / "attribute.safetensors").read_bytes()
 
 
 def safe(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What is seen, as bytes and plain values: pictures, maps of codes, readings."""
+"""The contents of the screen, as bytes and plain values: pictures, maps of codes, readings."""
 
 import io
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ LEAST = 0.02  # a probability that moves by more is shown as changed
 
 
 class Reader(Protocol):
-    """What reads attributes off pictures, as lsvd.testbed.reader.Reader does."""
+    """Reads attributes off pictures, as lsvd.testbed.reader.Reader does."""
 
     scene: Any
 
@@ -22,7 +22,7 @@ class Reader(Protocol):
 
 
 def image(pictures: Tensor) -> Image.Image:
-    """A picture, (3, H, W) or the first of (B, 3, H, W) in [0, 1], as PIL has it: what the code cell's is, rounded."""
+    """A picture, (3, H, W) or the first of (B, 3, H, W) in [0, 1], as a PIL image: the code cell's picture, rounded."""
     picture = pictures[0] if pictures.ndim == 4 else pictures
     return Image.fromarray((255 * to_array(picture)).round().astype(np.uint8))
 
@@ -39,9 +39,9 @@ def strip(pictures: Tensor) -> Image.Image:
 
 
 def difference(before: Tensor, after: Tensor) -> Image.Image:
-    """How far each pixel has moved, the mean over colours: white for not at all, blue for the whole range, by its root.
+    """How far each pixel has moved, the mean over colours, by its root: white for 0, blue for the whole range.
 
-    The root shows small changes as well. before, after: (1, 3, H, W).
+    The root makes small changes visible. before, after: (1, 3, H, W).
     """
     moved = (after - before).abs().mean(-3)[0].sqrt()
     return Image.fromarray(_between(moved.numpy(force=True), "#ffffff", COLOURS["blue"]))
@@ -67,7 +67,7 @@ def mosaic(code: Tensor, channel: int | None = None, scale: float | None = None)
     code = code if channel is None else code[channel : channel + 1]
     scale = float(code.abs().max()) if scale is None else scale
     columns = int(np.ceil(np.sqrt(len(code))))
-    tiles = [np.asarray(signed(each, scale)) for each in code]
+    tiles = [np.asarray(signed(channel_code, scale)) for channel_code in code]
     height, width = tiles[0].shape[:2]
     rows = -(-len(tiles) // columns)
     gap = 1 if len(tiles) > 1 else 0
@@ -79,28 +79,28 @@ def mosaic(code: Tensor, channel: int | None = None, scale: float | None = None)
 
 
 def readings(reader: Reader, before: Tensor, after: Tensor | None) -> list[dict[str, Any]]:
-    """What a reader reads of each factor that can be seen, before and after: name, unit, texts, how far it moved.
+    """The readings of each visible factor, before and after: name, unit, texts, how far it moved.
 
     before, after: (1, 3, H, W); after None for nothing to compare with. Moves are from 0 to 1.
     """
     first = reader.read(before)
     second = first if after is None else reader.read(after)
-    seen = [reader.scene.visible(each.values) for each in (first, second)]
+    visible = [reader.scene.visible(reading.values) for reading in (first, second)]
     rows = []
     for f in reader.scene.factors:
-        if not bool(seen[0][f.name][0] | seen[1][f.name][0]):
+        if not bool(visible[0][f.name][0] | visible[1][f.name][0]):
             continue
         if f.levels:
             moved = float((second.probabilities[f.name] - first.probabilities[f.name]).abs().sum() / 2)
-            texts = [f.levels[int(each.levels[f.name][0])] for each in (first, second)]
-            sure = [float(each.probabilities[f.name].max()) for each in (first, second)]
-            texts = [text if p > 0.9 else f"{text} ({p:.0%})" for text, p in zip(texts, sure, strict=True)]
+            texts = [f.levels[int(reading.levels[f.name][0])] for reading in (first, second)]
+            probabilities = [float(reading.probabilities[f.name].max()) for reading in (first, second)]
+            texts = [text if p > 0.9 else f"{text} ({p:.0%})" for text, p in zip(texts, probabilities, strict=True)]
         else:
             low, high = f.range
-            values = [float(each.numbers[f.name][0]) for each in (first, second)]
+            values = [float(reading.numbers[f.name][0]) for reading in (first, second)]
             moved = abs(values[1] - values[0]) / (high - low)
             texts = [f"{value:.2g}" for value in values]
-        texts = [t if bool(s[f.name][0]) else "hidden" for t, s in zip(texts, seen, strict=True)]
+        texts = [t if bool(s[f.name][0]) else "hidden" for t, s in zip(texts, visible, strict=True)]
         row = {"name": f.name.replace("_", " "), "unit": f.unit, "before": texts[0], "after": texts[1], "moved": moved}
         rows.append(row)
     return sorted(rows, key=lambda row: -row["moved"]) if after is not None else rows

@@ -11,19 +11,19 @@ from torch import Tensor
 from lsvd.backbones.models import Backbone, OnStep
 from lsvd.sampling.estimates import Levels
 
-PATIENCE = 8  # looking takes at most about one part in so many of the time
+PATIENCE = 8  # estimates take at most about one part in this many of the time
 
 
 class Stopped(Exception):
-    """The person pressed stop: what is there is kept."""
+    """The person pressed stop: the part drawn so far is kept."""
 
 
 class Dropped(Exception):
-    """A newer request is waiting, or a preview is done: nobody wants the rest."""
+    """A newer request is waiting, or a preview is done: the rest is not needed."""
 
 
 class Watch:
-    """What a piece of work reports while it runs, and is told.
+    """The reports of a piece of work while it runs, and the requests to end it.
 
     report: called with (label, done, total, seconds left or None) after each step. look: called with the estimate of
     the clean code, shape (B, C, H, W), after the first step, and when `every` seconds have passed since the last one,
@@ -45,21 +45,21 @@ class Watch:
         self._began = self._next = 0.0
 
     def begin(self, label: str, total: int, *, looking: bool = True) -> None:
-        """Say what comes next, and how many steps that takes. looking: whether estimates are wanted."""
+        """Announce the next part of the work, and its number of steps. looking: whether to show estimates."""
         self.label, self.total, self.done, self.looking = label, total, 0, looking
         self._began, self._next = time.monotonic(), 0.0
         self.check()
         self.report(label, 0, total, None)
 
     def check(self) -> None:
-        """Raise Dropped or Stopped if that was asked for."""
+        """Raise Dropped or Stopped if `dropped` or `stopped` is set."""
         if self.dropped.is_set():
             raise Dropped
         if self.stopped.is_set():
             raise Stopped
 
     def step(self, estimate: Callable[[], Tensor | None]) -> None:
-        """Note a step that was done; estimate() is asked for the clean code when it is time to look at it."""
+        """Count a finished step. estimate() gives the clean code, and is called when it is time to show it."""
         self.done += 1
         now = time.monotonic()
         left = (now - self._began) / self.done * max(0, self.total - self.done)
@@ -77,9 +77,9 @@ class Watch:
 
 
 class Watched:
-    """A backbone that tells a Watch of every step, and is the same in all else.
+    """A backbone that reports every step to a Watch, and is otherwise unchanged.
 
-    It stands where the library takes a backbone; `denoise` is the one method through which everything is drawn.
+    It can be used wherever the library takes a backbone; everything is drawn through `denoise`.
     """
 
     def __init__(self, backbone: Backbone, watch: Watch):
@@ -111,8 +111,8 @@ class Watched:
             def estimate() -> Tensor | None:
                 if place is None:
                     return None
-                found = levels.clean(place, last, x)
-                return found if torch.isfinite(found).all() else None
+                clean = levels.clean(place, last, x)
+                return clean if torch.isfinite(clean).all() else None
 
             self._watch.step(estimate)
             return x

@@ -27,9 +27,9 @@ FRONT = PACKAGE / "explorer"
 class Explorer(anywidget.AnyWidget):
     """Moves through a model's latent space: draw, timeline, triplets, edits, a picture of one's own.
 
-    model: a backbone, or a name that lsvd.load knows. reader: what reads attributes off its pictures, such as
+    model: a backbone, or a name that lsvd.load knows. reader: reads attributes off its pictures, such as
     lsvd.testbed.reader.load("portraits"); None for none. request: what to draw first: prompt, negative, seed, steps,
-    guidance, scheduler. It is drawn at once, in a thread of its own. `session` is everything but the widget:
+    guidance, scheduler. It is drawn at once, in its own thread. `session` is everything but the widget:
     session.act("draw", prompt="a cat") does what the button does.
     """
 
@@ -53,7 +53,7 @@ class Explorer(anywidget.AnyWidget):
         return self.session.code()
 
     def wait(self, seconds: float | None = None) -> "Explorer":
-        """The explorer, when what it draws is done. Raises TimeoutError if that takes longer."""
+        """The explorer, once its drawing is done. Raises TimeoutError if that takes longer."""
         if not self.session.wait(seconds):
             raise TimeoutError(f"the explorer still draws after {seconds:g} seconds: wait longer, or stop it")
         return self
@@ -95,7 +95,7 @@ class Explorer(anywidget.AnyWidget):
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and a still of its pictures where no widget can be shown, such as in a notebook not trusted."""
+        """The widget, and a still of its pictures for places without widgets, such as an untrusted notebook."""
         bundle = super()._repr_mimebundle_(**kwargs)
         data = bundle[0] if isinstance(bundle, tuple) else bundle
         if data is not None and self.session.pictures["source"] and not self.session.progress["busy"]:
@@ -106,7 +106,7 @@ class Explorer(anywidget.AnyWidget):
         return bundle
 
     def _asked(self, widget: Any, content: dict[str, Any], buffers: list[memoryview]) -> None:
-        """Do what the browser asks for; files come as buffers."""
+        """Do the browser's action; files come as buffers."""
         values = dict(content)
         action = values.pop("do", "")
         if action == "draw":
@@ -121,7 +121,7 @@ class Explorer(anywidget.AnyWidget):
             self.send({"save": name}, [data])
 
     def _changed(self, names: Any) -> None:
-        """Called by the session, in any thread, when something on the screen is another."""
+        """Called by the session, in any thread, when something on the screen has changed."""
         # the session's own lock, since widgets have none
         with self.session.lock, self.hold_sync():
             for name in names:

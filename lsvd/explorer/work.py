@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Runs one piece of work at a time in a thread of its own.
+    """Runs one piece of work at a time in its own thread.
 
     work: called with (job, watch). ended: called with (job, error), where error is a sentence, "" if all went well, and
-    None for work that was dropped. remark: called with the text of each warning. All of them are called in the
-    worker's thread, in which torch records no gradients.
+    None for work that was dropped. remark: called with the text of each warning. All three are called in the worker's
+    thread, where torch records no gradients.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Worker:
         remark: Callable[[str], None] = lambda text: None,
     ):
         self._work, self._ended, self._remark = work, ended, remark
-        self._changed = threading.Condition()
+        self._change = threading.Condition()
         self._next: tuple[Any, Watch] | None = None
         self._now: Watch | None = None
         self._thread: threading.Thread | None = None
@@ -42,8 +42,8 @@ class Worker:
         return self._now is not None or self._next is not None
 
     def submit(self, job: Any, watch: Watch) -> None:
-        """Do this next, and drop what runs or waits. Returns at once."""
-        with self._changed:
+        """Do this next, and drop all other work. Returns at once."""
+        with self._change:
             if self._closed:
                 return
             if self._now is not None:
@@ -52,39 +52,39 @@ class Worker:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="lsvd explorer", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            self._change.notify_all()
 
     def stop(self) -> None:
-        """End what runs at its next step, as a person who is content with what is there."""
-        with self._changed:
+        """End the current work at its next step, and keep the part done so far."""
+        with self._change:
             for watch in (self._now, self._next and self._next[1]):
                 if watch:
                     watch.stopped.set()
 
     def close(self) -> None:
-        """Drop everything, and take nothing more."""
-        with self._changed:
+        """Drop all work, and accept no more."""
+        with self._change:
             self._closed, self._next = True, None
             if self._now is not None:
                 self._now.dropped.set()
-            self._changed.notify_all()
+            self._change.notify_all()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until there is nothing to do; False if it takes longer than that."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self.busy, seconds)
+        """Wait until there is nothing to do; False if it takes longer."""
+        with self._change:
+            return self._change.wait_for(lambda: not self.busy, seconds)
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._next is not None or self._closed)
+            with self._change:
+                self._change.wait_for(lambda: self._next is not None or self._closed)
                 if self._closed:
                     return
                 (job, watch), self._next = self._next, None
                 self._now = watch
             error: str | None = ""
             try:
-                # grad mode is the thread's own: what holds in a notebook's cells does not hold here
+                # grad mode belongs to the thread: that of a notebook's cells does not apply here
                 with torch.no_grad(), heard(self._remark):
                     self._work(job, watch)
             except Dropped:
@@ -98,32 +98,32 @@ class Worker:
             except Exception:
                 log.exception("the explorer cannot show a result")
             finally:
-                with self._changed:
+                with self._change:
                     self._now = None
-                    self._changed.notify_all()
+                    self._change.notify_all()
 
 
 def sentence(error: BaseException) -> str:
     """What went wrong, in one line that says what to do."""
     if out_of_memory(error):
         return "there is not enough memory: take another device, or a smaller model"
-    said = printable("; ".join(str(error).split("\n"))).strip()
-    if isinstance(error, ValueError | OSError) and said:
-        return said
+    text = printable("; ".join(str(error).split("\n"))).strip()
+    if isinstance(error, ValueError | OSError) and text:
+        return text
     log.warning("the explorer met an error", exc_info=error)
-    return f"something went wrong ({type(error).__name__}: {said[:200]}): try other settings, or restart the kernel"
+    return f"something went wrong ({type(error).__name__}: {text[:200]}): try other settings, or restart the kernel"
 
 
 @contextmanager
 def heard(remark: Callable[[str], None]) -> Iterator[None]:
-    """Pass this thread's warnings for the user to `remark`, and those of other threads to where they went before."""
+    """Pass this thread's warnings for the user to `remark`; those of other threads go where they went before."""
     here = threading.get_ident()
     with warnings.catch_warnings():
-        shown = warnings.showwarning
+        original = warnings.showwarning
 
         def show(message, category, *where, **more):
             if threading.get_ident() != here:
-                shown(message, category, *where, **more)
+                original(message, category, *where, **more)
             elif issubclass(category, UserWarning):
                 remark(printable(str(message)))
 

@@ -1,4 +1,4 @@
-"""The network of a pipeline with low-rank guidance: what it predicts for the prompt is moved towards the targets.
+"""A pipeline's network with low-rank guidance: its prediction for the prompt is moved towards the targets.
 
 The pipeline's own guidance then does the rest, whatever its formula.
 """
@@ -19,18 +19,18 @@ class GuidedNetwork(Network):
     """A network that predicts s + sum_j c_j P_k(g_j - s) for the prompt within a window of steps.
 
     s and g_j are its predictions for the source prompt and target j, P_k keeps the leading triplets, c_j are the
-    strengths. Outside of the window, or with strengths of 0, it is the network itself. Within, the targets' pictures
-    are rows of the same batch where shapes allow it; a whole difference at strength 1 takes the targets' place in it.
+    strengths. Outside the window, or with strengths of 0, it is the network itself. Within the window, the targets'
+    pictures are further rows of the same batch where shapes allow it. A whole difference at strength 1 needs no further
+    rows: the target takes the source's place.
 
-    place: the step of the schedule that is being taken, to be set before each. whole: whether pictures of a batch
-    depend on where they lie in it, as those of perturbed-attention guidance do: the batch is then run again for each
-    target.
+    place: the current step of the schedule, to be set before each step. whole: whether pictures of a batch depend on
+    their place in it, as with perturbed-attention guidance. The batch is then run again for each target.
     """
 
     def __init__(
         self,
         network: Any,
-        told: Conditioning,
+        conditioning: Conditioning,
         strengths: Sequence[float],
         settings: LowRank,
         window: range,
@@ -39,8 +39,8 @@ class GuidedNetwork(Network):
         whole: bool = False,
     ):
         super().__init__(network)
-        self.told, self.settings, self.window, self.whole = told, settings, window, whole
-        self.targets = [(target, c) for target, c in zip(told.targets, strengths, strict=True) if c]
+        self.conditioning, self.settings, self.window, self.whole = conditioning, settings, window, whole
+        self.targets = [(target, c) for target, c in zip(conditioning.targets, strengths, strict=True) if c]
         self.layout, self.shape = layout, shape
         height = shape[1] * (shape[0] if settings.channels == "together" else 1)
         full = min(height, shape[2])
@@ -57,7 +57,7 @@ class GuidedNetwork(Network):
         if not self.targets or self.place not in self.window:
             return self.network(*args, **kwargs)
         call = NetworkCall.of(self.network, args, kwargs)
-        blocks = self.told.blocks_of(call)
+        blocks = self.conditioning.blocks_of(call)
         if not blocks:
             return self.network(*args, **kwargs)
         if self.complete and len(self.targets) == 1 and self.targets[0][1] == 1:
@@ -65,49 +65,52 @@ class GuidedNetwork(Network):
             if switched is not None:
                 return call.run(self.network, switched)
         output, others = self._predictions(call, blocks)
-        parts = list(_prediction(output).split(self.told.count))
+        parts = list(_prediction(output).split(self.conditioning.count))
         for place, block in enumerate(blocks):
-            parts[block] = self._moved(parts[block], [predicted[place] for predicted in others], block)
+            parts[block] = self._moved(parts[block], [prediction[place] for prediction in others], block)
         return _with_prediction(output, torch.cat(parts))
 
     def _predictions(self, call: NetworkCall, blocks: Sequence[int]) -> tuple[Any, list[list[Tensor]]]:
         """The network's output of a call, and each target's prediction for each of the blocks."""
         if self.whole:
-            switched = [self._switched(call, blocks, target) for target, _ in self.targets]
-            if any(each is None for each in switched):
-                raise ValueError("source and target are read at different lengths here: make the prompts as long")
+            switches = [self._switched(call, blocks, target) for target, _ in self.targets]
+            if any(leaves is None for leaves in switches):
+                raise ValueError(
+                    "source and target are read at different lengths here: give prompts of the same length"
+                )
             output = call.run(self.network)
-            runs = [_prediction(call.run(self.network, each)).split(self.told.count) for each in switched]
+            runs = [_prediction(call.run(self.network, leaves)).split(self.conditioning.count) for leaves in switches]
             return output, [[run[block] for block in blocks] for run in runs]
-        parts = [call.some(self.told.block(b), target) for target, _ in self.targets for b in blocks]
+        parts = [call.some(self.conditioning.block(b), target) for target, _ in self.targets for b in blocks]
         joint = _joined(call, parts)
         if joint is None:  # prompts of other lengths
             output = call.run(self.network)
-            extra = [_prediction(call.run(self.network, part)) for part in parts]
+            further = [_prediction(call.run(self.network, part)) for part in parts]
         else:
             output = call.run(self.network, joint)
             both = _prediction(output)
-            output, extra = _with_prediction(output, both[: call.rows]), list(both[call.rows :].split(self.told.count))
+            output = _with_prediction(output, both[: call.rows])
+            further = list(both[call.rows :].split(self.conditioning.count))
         n = len(blocks)
-        return output, [extra[i * n : (i + 1) * n] for i in range(len(self.targets))]
+        return output, [further[i * n : (i + 1) * n] for i in range(len(self.targets))]
 
     def _switched(
         self, call: NetworkCall, blocks: Sequence[int], target: Mapping[Path, Any]
     ) -> Mapping[Path, Any] | None:
-        """What changes in a call with the target's prompt in the source's place; None if it does not fit in there."""
-        if call.rows == self.told.count:
+        """What changes in a call with the target's prompt in the source's place; None if it does not fit."""
+        if call.rows == self.conditioning.count:
             return target
-        changed = {}
+        changes = {}
         for path, value in call.leaves.items():
             if path not in target:
                 continue
             place = dimension(path, value, call.rows)
             if place is None or not _fits(value, target[path], place):
                 return None
-            numbers = range(call.rows // self.told.count)
-            kept = [take(path, value, call.rows, self.told.block(number)) for number in numbers]
-            changed[path] = _stacked([target[path] if n in blocks else kept[n] for n in numbers], place)
-        return changed
+            numbers = range(call.rows // self.conditioning.count)
+            parts = [take(path, value, call.rows, self.conditioning.block(number)) for number in numbers]
+            changes[path] = _stacked([target[path] if n in blocks else parts[n] for n in numbers], place)
+        return changes
 
     def _moved(self, s: Tensor, targets: Sequence[Tensor], block: int) -> Tensor:
         """s + sum_j c_j P_k(g_j - s), of s's shape and dtype."""
@@ -121,7 +124,7 @@ class GuidedNetwork(Network):
             d = self._codes(g).to(whole) - x.to(whole)
             shift += c * self._part(d, (j, block))
         moved = self._laid_out((x.to(whole) + shift).to(s.dtype), s)
-        # a predicted variance, which lies behind the prediction, stays the source's
+        # a predicted variance, which follows the prediction, stays the source's
         return moved if moved.shape == s.shape else torch.cat([moved, s[:, moved.shape[1] :]], 1)
 
     def _part(self, d: Tensor, key: tuple[int, int]) -> Tensor:
@@ -135,15 +138,15 @@ class GuidedNetwork(Network):
         return part if settings.entries is None else largest(part, settings.entries)
 
     def _codes(self, prediction: Tensor) -> Tensor:
-        """A prediction as codes (B, C, H, W), without a variance that is predicted as well."""
+        """A prediction as codes (B, C, H, W), without a predicted variance."""
         if self.layout != "grid":
             return unpack(prediction, self.layout, self.shape)
         return prediction.reshape(len(prediction), -1, *self.shape[1:])[:, : self.shape[0]]
 
-    def _laid_out(self, codes: Tensor, like: Tensor) -> Tensor:
+    def _laid_out(self, codes: Tensor, prediction: Tensor) -> Tensor:
         if self.layout != "grid":
             return pack(codes, self.layout)
-        return codes.reshape(len(codes), -1, *like.shape[2:])
+        return codes.reshape(len(codes), -1, *prediction.shape[2:])
 
 
 def _prediction(output: Any) -> Tensor:
@@ -156,31 +159,31 @@ def _with_prediction(output: Any, prediction: Tensor) -> Any:
     """A network's output with another prediction."""
     if not isinstance(output, tuple):
         return type(output)(sample=prediction)
-    listed = isinstance(output[0], list | tuple)
-    return (list(prediction.unbind()) if listed else prediction, *output[1:])
+    is_list = isinstance(output[0], list | tuple)
+    return (list(prediction.unbind()) if is_list else prediction, *output[1:])
 
 
 def _joined(call: NetworkCall, parts: Sequence[Mapping[Path, Any]]) -> dict[Path, Any] | None:
     """What changes in a call with further rows; None if they do not fit into one batch."""
     leaves, count = call.leaves, call.rows
-    changed = {}
+    changes = {}
     for path, value in leaves.items():
-        place, more = dimension(path, value, count), [part[path] for part in parts]
+        place, further = dimension(path, value, count), [part[path] for part in parts]
         if place is None:
-            if any(each is not value for each in more):
+            if any(rows is not value for rows in further):
                 return None
-        elif not all(_fits(value, each, place) for each in more):
+        elif not all(_fits(value, rows, place) for rows in further):
             return None
         else:
-            changed[path] = _stacked([value, *more], place)
-    return changed
+            changes[path] = _stacked([value, *further], place)
+    return changes
 
 
 def _fits(value: Any, other: Any, place: int) -> bool:
-    """Whether the rows of two arguments can be in one batch."""
+    """Whether the rows of two arguments fit into one batch."""
     if not isinstance(value, Tensor):
         return True
-    sizes = [[n for i, n in enumerate(each.shape) if i != place] for each in (value, other)]
+    sizes = [[n for i, n in enumerate(argument.shape) if i != place] for argument in (value, other)]
     return sizes[0] == sizes[1]
 
 

@@ -1,4 +1,4 @@
-"""Low-rank guidance towards given targets as an object that is kept in a small file, and guides any source."""
+"""Low-rank guidance towards fixed targets as an object, kept in a small file, for any source."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ FORMAT = "lsvd guidance 1"  # raise the number when what is stored changes
 
 @dataclass(frozen=True)
 class Direction:
-    """Target prompts with their strengths, and how they guide: all of an edit by low-rank guidance but the source.
+    """Target prompts with their strengths, and the settings: an edit by low-rank guidance without its source.
 
     It fits every backbone and every source prompt, since nothing in it was learned.
     """
@@ -32,12 +32,12 @@ class Direction:
     def scaled(self, strength: float) -> "Direction":
         """The same, `strength` times as strong."""
         check_strength(strength)
-        return replace(self, targets={prompt: strength * each for prompt, each in self.targets.items()})
+        return replace(self, targets={prompt: strength * c for prompt, c in self.targets.items()})
 
     def save(self, path: str | Path) -> Path:
         """Write it to a JSON file, whole or not at all. Returns the path. Raises lsvd.storage.files.WriteError."""
-        noted = {"format": FORMAT, "targets": dict(self.targets), "settings": asdict(self.settings)}
-        return write_bytes(path, (json.dumps(noted, indent=2, ensure_ascii=False) + "\n").encode())
+        notes = {"format": FORMAT, "targets": dict(self.targets), "settings": asdict(self.settings)}
+        return write_bytes(path, (json.dumps(notes, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def is_direction(data: bytes) -> bool:
@@ -47,11 +47,11 @@ def is_direction(data: bytes) -> bool:
 
 def together(directions: Sequence[Direction]) -> Direction:
     """Several directions as one: all of their targets. Raises ValueError if their settings differ."""
-    if len({each.settings for each in directions}) != 1:
+    if len({direction.settings for direction in directions}) != 1:
         raise ValueError("these directions differ in rank or window: save them with the same, or edit one by one")
     targets: dict[str, float] = {}
-    for each in directions:
-        for prompt, strength in each.targets.items():
+    for direction in directions:
+        for prompt, strength in direction.targets.items():
             targets[prompt] = targets.get(prompt, 0.0) + strength
     return Direction(targets, directions[0].settings)
 
@@ -62,10 +62,10 @@ def load(path: str | Path) -> Direction:
     Raises FileNotFoundError if there is none, and ValueError if the file holds something else or is damaged.
     """
     try:
-        noted = json.loads(read_bytes(path))
-        if noted["format"] != FORMAT:
-            raise ValueError(f"its format is {noted['format']!r}, not {FORMAT!r}")
-        return Direction(noted["targets"], LowRank(**noted["settings"]))
+        notes = json.loads(read_bytes(path))
+        if notes["format"] != FORMAT:
+            raise ValueError(f"its format is {notes['format']!r}, not {FORMAT!r}")
+        return Direction(notes["targets"], LowRank(**notes["settings"]))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no file {path}: save a direction first") from error
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

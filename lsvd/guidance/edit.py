@@ -20,10 +20,10 @@ Prompts = str | Sequence[str]
 class GuidedEdit:
     """An edit by low-rank guidance.
 
-    source: the trajectory of the source prompt, down to timestep t, unless it was drawn whole. edited: the trajectory
-    from t on, guided in the window and then as the source. Its settings are the source's, so take it up again at t_end
-    or below. targets: the target prompts, one for each picture, with the strength of each target. t, t_end: where the
-    window begins, and the timestep of the first step after it, None if it lasts to the end. Draw
+    source: the trajectory of the source prompt, down to timestep t unless drawn whole. edited: the trajectory from t
+    on, guided in the window and then like the source. Its settings are the source's, so resume it at t_end or below.
+    targets: the target prompts, one for each picture, with the strength of each target. t, t_end: where the window
+    begins, and the timestep of the first step after it, None if it lasts to the end. Draw
     `backbone.decode(edit.edited.final)`.
     """
 
@@ -48,17 +48,17 @@ def guide(
     """Edit the pictures of a request, or of a whole trajectory, by low-rank guidance.
 
     target: prompts, one for all pictures or one each; or several targets at once, a mapping from prompt to strength,
-    each times that of the settings. whole: draw the source to its end as well. The source's pictures before the window
-    are drawn once, and a trajectory that is there already is taken up at the window, with the solver's memory.
-    max_memory: as for `lsvd.sampling.trajectory.run`, for both trajectories together.
+    multiplied by that of the settings. whole: draw the source to its end as well. The steps before the window are drawn
+    once, and a given trajectory is resumed at the window, with the solver's memory. max_memory: as for
+    `lsvd.sampling.trajectory.run`, for both trajectories together.
 
-    Raises ValueError for a request without guidance, a window or rank that does not fit, or targets that are the
-    source.
+    Raises ValueError for a request without guidance, a window or rank that does not fit, or a target equal to
+    the source.
     """
     walk = source if isinstance(source, Trajectory) else None
     request = source if walk is None else walk.settings
     targets = settings.targets(target)
-    prompts = [request.with_prompts(backbone, each).prompts for each in targets]
+    prompts = [request.with_prompts(backbone, prompt).prompts for prompt in targets]
     if request.prompts in prompts:
         raise ValueError("source and target prompt are the same, so there is nothing to edit: change one")
     schedule = backbone.schedule(request.steps)
@@ -70,13 +70,13 @@ def guide(
     t = schedule.timesteps[window.start].item()
     shared = {"max_memory": max_memory, "progress": progress}
     walk = walk or draw(backbone, request, until=None if whole else t, **shared)
-    chunk, parts = max(1, limit.chunk * 2 // 3), []  # three predictions instead of two
+    chunk, edits = max(1, limit.chunk * 2 // 3), []  # three predictions instead of two
     for start in range(0, count, chunk):
         rows = slice(start, start + chunk)
-        some = request.rows(rows)
-        network = _network(backbone, some, [each[rows] for each in prompts], list(targets.values()), settings, window)
-        parts.append(resume(backbone, walk.rows(rows), t, by=_Guided(backbone, network), **shared))
-    edited = replace(parts[0], settings=request, codes=torch.cat([part.codes for part in parts], 1))
+        part, part_prompts = request.rows(rows), [prompt[rows] for prompt in prompts]
+        network = _network(backbone, part, part_prompts, list(targets.values()), settings, window)
+        edits.append(resume(backbone, walk.rows(rows), t, by=_Guided(backbone, network), **shared))
+    edited = replace(edits[0], settings=request, codes=torch.cat([edit.codes for edit in edits], 1))
     end = schedule.timesteps[window.stop].item() if window.stop < len(schedule) else None
     return GuidedEdit(walk, edited, tuple(zip(prompts, targets.values(), strict=True)), settings, t, end)
 
@@ -93,24 +93,31 @@ def _network(
     pipe, count = backbone.pipe, len(request.seeds)
     code = torch.zeros(count, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
 
-    def drawn(watched, prompts):
-        other = TextToImage(watched, backbone.entry, watched.scheduler, backbone.words, backbone.size)
+    def draw_with(watched_pipe, prompts):
+        watcher = TextToImage(watched_pipe, backbone.entry, watched_pipe.scheduler, backbone.words, backbone.size)
         generators = [torch.Generator() for _ in request.seeds]
-        other._call(watched.scheduler, code, replace(request, prompts=prompts), generators, None)
+        watcher._call(watched_pipe.scheduler, code, replace(request, prompts=prompts), generators, None)
 
-    told = conditioning(pipe, stopping(backbone.scheduler), drawn, request.prompts, targets, count)
+    conditions = conditioning(pipe, stopping(backbone.scheduler), draw_with, request.prompts, targets, count)
     return GuidedNetwork(
-        denoiser(pipe), told, strengths, settings, window, backbone.family.layout, backbone.latent_shape, reruns(pipe)
+        denoiser(pipe),
+        conditions,
+        strengths,
+        settings,
+        window,
+        backbone.family.layout,
+        backbone.latent_shape,
+        reruns(pipe),
     )
 
 
 def reruns(pipe) -> bool:
-    """Whether a pipeline's attention takes a batch apart by where pictures lie in it: perturbed-attention guidance."""
+    """Whether a pipeline's attention depends on the place of pictures in a batch: perturbed-attention guidance."""
     return "PAG" in type(pipe).__name__
 
 
 class _Guided(TextToImage):
-    """The same backbone with a guided network, which is told of each step."""
+    """The same backbone with a guided network, which learns of each step."""
 
     def __init__(self, backbone: TextToImage, network: GuidedNetwork):
         pipe = with_network(backbone.pipe, network, backbone.scheduler)
@@ -121,8 +128,8 @@ class _Guided(TextToImage):
         """See Backbone.denoise."""
         self._network.begin(scheduler.first)
 
-        def told(step, t, x):
+        def advance(step, t, x):
             self._network.place = scheduler.first + step + 1
             return on_step(step, t, x)
 
-        super().denoise(code, scheduler, request, generators, self._source.noticing(code, request, told))
+        super().denoise(code, scheduler, request, generators, self._source.noticing(code, request, advance))

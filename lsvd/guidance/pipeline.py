@@ -1,7 +1,7 @@
 """Low-rank guidance in any diffusers pipeline of lsvd.backbones.families: LowRankPipeline(pipe, target)(prompt, ...).
 
-For whoever draws with a diffusers pipeline and wants nothing else of this package. The pipeline's network is passed
-wrapped, as a component, and a callback at the end of each step tells it where the window is: nothing is patched.
+For users of a diffusers pipeline who want nothing else of this package. The pipeline gets a wrapped network as a
+component, and a callback at the end of each step tells it the place in the schedule. Nothing is patched.
 """
 
 import copy
@@ -21,11 +21,11 @@ from lsvd.guidance.settings import DEFAULT, LowRank
 
 
 class LowRankPipeline:
-    """A diffusers pipeline whose calls are edited towards target prompts, and return what the pipeline's own do.
+    """A diffusers pipeline whose calls are edited towards target prompts; they return what the pipeline's calls return.
 
-    target: a prompt, or several with their strengths. The pipeline stays as it is, and shares its components.
+    target: a prompt, or several with their strengths. The pipeline is unchanged, and shares its components.
 
-    Raises ValueError for a pipeline that is not of lsvd.backbones.families.
+    Raises ValueError for a pipeline that is not in lsvd.backbones.families.
     """
 
     def __init__(self, pipe: DiffusionPipeline, target: str | Mapping[str, float], settings: LowRank = DEFAULT):
@@ -35,9 +35,9 @@ class LowRankPipeline:
         self.targets = settings.targets(target)
 
     def __call__(self, prompt: str | Sequence[str], *, callback_on_step_end: Any = None, **call: Any) -> Any:
-        """Call the pipeline, with all that it takes itself.
+        """Call the pipeline, with any of its own arguments.
 
-        Raises ValueError for a call without guidance, a window or rank that does not fit, or targets that are the
+        Raises ValueError for a call without guidance, a window or rank that does not fit, or a target equal to the
         prompt.
         """
         pipe, family = self.pipe, family_of(type(self.pipe))
@@ -46,23 +46,23 @@ class LowRankPipeline:
         height, width = native_size(pipe)
         shape = latent_shape(pipe, family, (call.get("height") or height, call.get("width") or width))
 
-        def drawn(watched, prompts):
-            aside = {"generator": torch.Generator().manual_seed(0), "output_type": "latent"}
-            watched(prompt=list(prompts), **call | aside)  # a list of its own, since some pipelines change it
+        def draw_with(watched_pipe, prompts):
+            fixed = {"generator": torch.Generator().manual_seed(0), "output_type": "latent"}
+            watched_pipe(prompt=list(prompts), **call | fixed)  # a list of its own, since some pipelines change it
 
         targets, strengths = [(target,) * len(prompts) for target in self.targets], list(self.targets.values())
-        watched = stopping(pipe.scheduler)
-        told = conditioning(pipe, watched, drawn, prompts, targets, count)
-        window = self.settings.window(Schedule.of(watched))
+        scheduler = stopping(pipe.scheduler)
+        conditions = conditioning(pipe, scheduler, draw_with, prompts, targets, count)
+        window = self.settings.window(Schedule.of(scheduler))
         network = GuidedNetwork(
-            denoiser(pipe), told, strengths, self.settings, window, family.layout, shape, reruns(pipe)
+            denoiser(pipe), conditions, strengths, self.settings, window, family.layout, shape, reruns(pipe)
         )
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             call["callback_on_step_end_tensor_inputs"] = callback_on_step_end.tensor_inputs
 
-        def counted(pipe, step, t, tensors):
+        def advance(pipe, step, t, tensors):
             network.place = step + 1
             return tensors if callback_on_step_end is None else callback_on_step_end(pipe, step, t, tensors)
 
         guided = with_network(pipe, network, copy.deepcopy(pipe.scheduler))
-        return guided(prompt=list(prompts), callback_on_step_end=counted, **call)
+        return guided(prompt=list(prompts), callback_on_step_end=advance, **call)

@@ -15,14 +15,14 @@ CHANNELS = ("apart", "together")
 class LowRank:
     """The settings of low-rank guidance.
 
-    rank: how many triplets of the difference are added; None for the whole difference, which is prompt switching where
-    strength is 1 and scaled guidance elsewhere. strength: c, 0 for the source, 1 for the triplets as they are, beyond
-    for more, below 0 away from the target. start, end: the window, as fractions of T, rounded to the schedule; the step
-    that begins at `end` is the first without, and an end of 0 leaves none out. channels: whether each channel is a
-    matrix, `apart`, or all of them `together`, one below the other. entries: keep this fraction of the added part's
-    largest entries only; None for all.
+    rank: how many triplets of the difference are added; None for the whole difference, which is prompt switching at
+    strength 1 and scaled guidance otherwise. strength: c, 0 for the source, 1 for the triplets as they are, above 1 for
+    more, below 0 away from the target. start, end: the window, as fractions of T, rounded to the schedule. The step
+    that begins at `end` is the first without guidance; an end of 0 includes the last step. channels: each channel is a
+    matrix of its own, `apart`, or all channels are one, `together`, one below the other. entries: keep only this
+    fraction of the added part, its largest entries; None for all.
 
-    Raises ValueError for what is out of range.
+    Raises ValueError for values out of range.
     """
 
     rank: int | None = 1
@@ -36,7 +36,7 @@ class LowRank:
         if self.rank is not None:
             whole(self.rank, "the rank", 1)
         check_strength(self.strength)
-        if not all(_number(each) and 0 <= each <= 1 for each in (self.start, self.end)) or self.end >= self.start:
+        if not all(_number(edge) and 0 <= edge <= 1 for edge in (self.start, self.end)) or self.end >= self.start:
             raise ValueError(
                 f"a window from {self.start} to {self.end} of T makes no sense: give fractions from 0 to 1, the start "
                 "above the end"

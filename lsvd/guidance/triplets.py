@@ -1,21 +1,21 @@
-"""The leading singular triplets of a difference of predictions: by power iteration where one or two are wanted."""
+"""The leading singular triplets of a difference of predictions, by power iteration for one or two."""
 
 import torch
 from torch import Tensor
 
 from lsvd.decomposition.svd import LIMITED, svd
 
-SPARE = 2  # columns iterated beside the wanted ones, so that equal singular values beyond them do no harm
+SPARE = 2  # columns iterated beyond k, so that equal singular values there do no harm
 COLD, WARM = 16, 6  # iterations from an arbitrary start, and from the triplets of the step before
 
 
 def leading(d: Tensor, k: int, start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """The rank-k part sum_{i <= k} sigma_i u_i v_i^T of each channel of d, and a start for the next step's.
 
-    d: shape (..., C, H, W); the part has its shape and dtype. start: what the call for the step before returned; it
-    saves iterations and changes the part by rounding only. For k of 1 or 2 by subspace iteration with a Rayleigh-Ritz
-    step (Halko et al. 2011, arXiv 0909.4061, Algorithm 4.4), else by the SVD, whose start is None. Signs of singular
-    vectors cancel, and each matrix is treated alone, whatever is in the batch. Computed in float32 at least.
+    d: shape (..., C, H, W); the part has its shape and dtype. start: as returned for the step before. It saves
+    iterations and changes the part by rounding only. k = 1 and 2 take subspace iteration with a Rayleigh-Ritz step
+    (Halko et al. 2011, arXiv 0909.4061, Algorithm 4.4), larger k the SVD, whose start is None. Signs of singular
+    vectors cancel. Each matrix is treated alone, whatever is in the batch. Computed in float32 at least.
 
     Raises ValueError for k outside of 1 to min(H, W).
     """
@@ -44,7 +44,7 @@ def check_rank(k: int, rank: int) -> int:
 
 
 def largest(part: Tensor, fraction: float) -> Tensor:
-    """part with only the `fraction` of each picture's entries that are largest, the others 0; shape (B, ...)."""
+    """part with only the largest `fraction` of each picture's entries, the others 0; shape (B, ...)."""
     flat = part.abs().flatten(1).float()
     keep = max(1, round(fraction * flat.shape[1]))
     least = flat.kthvalue(flat.shape[1] - keep + 1, dim=1).values

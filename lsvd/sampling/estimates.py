@@ -1,8 +1,8 @@
-"""What a sampler holds to be the clean code on its way: the estimate of x_0 at each x_t.
+"""A sampler's estimate of the clean code on its way: x_0 at each x_t.
 
 A step of a deterministic sampler leads along the line x = alpha x_0 + sigma e of its present estimates of x_0 and of
-the noise e (Song et al. 2021, arXiv 2010.02502, equation 12, for DDIM). Two codes in a row thus give x_0 away, and no
-model is called: x_0 = (sigma' x - sigma x') / (sigma' alpha - sigma alpha'), where x' follows x.
+the noise e (Song et al. 2021, arXiv 2010.02502, equation 12, for DDIM). Two codes in a row thus determine x_0 without a
+call of the model: x_0 = (sigma' x - sigma x') / (sigma' alpha - sigma alpha'), where x' follows x.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lsvd.sampling.trajectory import Trajectory
 
 @dataclass(frozen=True)
 class Levels:
-    """How much of the clean code and of noise there is at the start of each of n steps, and at the end.
+    """The shares of the clean code and of noise at the start of each of n steps, and at the end.
 
     alpha, sigma: shape (n + 1,), float64.
     """
@@ -28,7 +28,7 @@ class Levels:
 
     @classmethod
     def of(cls, prepared: SchedulerMixin) -> "Levels | None":
-        """The levels of a scheduler that is set to its schedule; None where it does not say, or has middle steps."""
+        """The levels of a scheduler with its timesteps set; None if it gives none, or has middle steps."""
         timesteps = prepared.timesteps.detach().cpu()
         n, config = len(timesteps), prepared.config
         if getattr(prepared, "order", 1) != 1 or len(timesteps.unique()) < n:
@@ -69,5 +69,5 @@ def clean(backbone: Backbone, walk: Trajectory) -> Tensor:
         )
     first = backbone.schedule(walk.settings.steps).step_of(walk.timesteps[0])
     pairs = zip(walk.codes[:-1], walk.codes[1:], strict=True)
-    found = [levels.clean(first + step, before, after) for step, (before, after) in enumerate(pairs)]
-    return torch.stack(found) if found else walk.codes[:0]
+    codes = [levels.clean(first + step, before, after) for step, (before, after) in enumerate(pairs)]
+    return torch.stack(codes) if codes else walk.codes[:0]

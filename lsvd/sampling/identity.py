@@ -31,11 +31,11 @@ SAMPLING = (
     "backbones.schedulers",
     "backbones.calls",
 )
-UNUSED = ("safety_checker",)  # networks that have no part in what is drawn
-PLAIN = ("StableDiffusionPipeline", "DDPMPipeline", "DDIMPipeline")  # pipelines that their networks say enough of
-# A module's attributes that say nothing of what it computes: torch's own, configurations, which are counted once, what
-# only spares memory, and how accelerate and diffusers move weights about.
-PRIVATE = ("_disable_adapters", "_active_adapter")  # by which adapters are turned off, and chosen
+UNUSED = ("safety_checker",)  # networks without influence on the pictures
+PLAIN = ("StableDiffusionPipeline", "DDPMPipeline", "DDIMPipeline")  # pipelines that their networks determine
+PRIVATE = ("_disable_adapters", "_active_adapter")  # attributes that turn adapters off, and choose them
+# Attributes of a module without influence on its results: torch's own, configurations, which are counted once, options
+# that only spare memory, and how accelerate and diffusers move weights.
 PASSED_OVER = {
     *vars(nn.Module()),
     *(
@@ -53,10 +53,10 @@ PASSED_OVER = {
 
 
 def identity(backbone: Backbone) -> dict[str, Any]:
-    """What in a backbone determines its results, for the settings of `remember`: a dict that JSON can hold.
+    """The parts of a backbone that determine its results, for the settings of `remember`: a dict that JSON can hold.
 
-    Weights, scheduler class and config, dtype, versions of the libraries, this package's sampling code, hooks, and what
-    rounding depends on: the device, on a CPU the number of threads, and autocast. Two machines of the same description
+    Weights, scheduler class and config, dtype, versions of the libraries, this package's sampling code, hooks, and the
+    causes of rounding: the device, on a CPU the number of threads, and autocast. Two machines of the same description
     agree to rounding.
     """
     scheduler, device = backbone.scheduler, backbone.device
@@ -81,7 +81,7 @@ def identity(backbone: Backbone) -> dict[str, Any]:
 
 
 def weights(backbone: Backbone) -> str:
-    """A digest, in hexadecimal, of what a backbone's pipeline computes with; see `fingerprint`."""
+    """A digest, in hexadecimal, of a backbone's pipeline; see `fingerprint`."""
     return fingerprint(backbone.pipe)
 
 
@@ -91,47 +91,48 @@ _digests: WeakKeyDictionary[DiffusionPipeline, dict[Any, Any]] = WeakKeyDictiona
 def fingerprint(pipe: DiffusionPipeline) -> str:
     """A digest of a pipeline's networks as they are in memory, with their configurations, and of its tokenizers.
 
-    Whatever was changed since a network was built from its configuration counts too: adapters and their strengths,
-    attention processors, FreeU, padding and the like; and so does a pipeline that uses its networks in its own way.
-    The scheduler does not, nor do hooks on modules, which mostly look on (`identity` lists both).
+    Changes since a network was built from its configuration count too: adapters and their strengths, attention
+    processors, FreeU, padding and the like. So does the way in which a pipeline uses its networks. The scheduler does
+    not count, nor do hooks on modules, which mostly only watch (`identity` lists both).
 
-    Computed once, and again when something of this was changed. A change of tensors through `.data`, which torch does
-    not record, is noticed by their sums.
+    It is computed once, and again after any such change. A change of tensors through `.data`, which torch does not
+    record, shows in their sums.
     """
-    seen, known = _seen(pipe), _digests.setdefault(pipe, {})
-    if seen.stamp not in known:
-        noted = {**seen.noted, **{name: part and _vocabulary(part) for name, part in seen.readers.items()}}
-        noted |= {name: each for name, each in (("changed", seen.changed()), ("use", seen.use)) if each}
-        tensors = {f"{name}.{key}": t for name, part in seen.tensors.items() for key, t in part.items()}
-        known[seen.stamp] = hashlib.sha256((checksum(tensors) + json.dumps(noted, sort_keys=True)).encode()).hexdigest()
-    return known[seen.stamp]
+    state, digests = _state(pipe), _digests.setdefault(pipe, {})
+    if state.stamp not in digests:
+        notes = {**state.configs, **{name: part and _vocabulary(part) for name, part in state.readers.items()}}
+        notes |= {name: value for name, value in (("changed", state.changed()), ("use", state.use)) if value}
+        tensors = {f"{name}.{key}": t for name, part in state.tensors.items() for key, t in part.items()}
+        text = checksum(tensors) + json.dumps(notes, sort_keys=True)
+        digests[state.stamp] = hashlib.sha256(text.encode()).hexdigest()
+    return digests[state.stamp]
 
 
 def parts(pipe: DiffusionPipeline, dtype: torch.dtype, only: Collection[str] | None = None) -> dict[str, str]:
     """A digest of each network and tokenizer of a pipeline by its name, and of how it uses them, as "pipeline".
 
-    Weights count as they are when rounded to `dtype`, and no dtype is noted: a model and the same one loaded in that
-    dtype agree. only: the names to digest, all if None. Otherwise as `fingerprint`.
+    Weights are rounded to `dtype` first, and no dtype is noted: a model agrees with itself loaded in that dtype. only:
+    the names to digest, all if None. Otherwise as `fingerprint`.
     """
-    seen, known = _seen(pipe), _digests.setdefault(pipe, {})
-    changed, found = None, {}
-    for name in (*seen.tensors, *seen.readers, "pipeline"):
-        key = seen.stamp, dtype, name
+    state, cached = _state(pipe), _digests.setdefault(pipe, {})
+    changes, result = None, {}
+    for name in (*state.tensors, *state.readers, "pipeline"):
+        key = state.stamp, dtype, name
         if only is not None and name not in only:
             continue
-        if key not in known:
-            if name in seen.tensors:
-                changed = seen.changed() if changed is None else changed
-                kind, config = seen.noted[name]
+        if key not in cached:
+            if name in state.tensors:
+                changes = state.changed() if changes is None else changes
+                kind, config = state.configs[name]
                 config = {n: value for n, value in json.loads(config).items() if n not in ("dtype", "torch_dtype")}
                 # one tensor after the other, so that no whole copy of the network is made
-                digests = {n: checksum({n: _rounded(t, dtype)}) for n, t in seen.tensors[name].items()}
-                known[key] = _sha(kind, config, changed.get(name), digests)
+                digests = {n: checksum({n: _rounded(t, dtype)}) for n, t in state.tensors[name].items()}
+                cached[key] = _sha(kind, config, changes.get(name), digests)
             else:
-                reader = seen.readers.get(name)
-                known[key] = _sha(seen.use if name == "pipeline" else reader and _vocabulary(reader))
-        found[name] = known[key]
-    return found
+                reader = state.readers.get(name)
+                cached[key] = _sha(state.use if name == "pipeline" else reader and _vocabulary(reader))
+        result[name] = cached[key]
+    return result
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -139,44 +140,44 @@ def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What of a pipeline determines what it computes. stamp: shows that something of this was changed."""
+class _State:
+    """The parts of a pipeline that determine its results. stamp: changes whenever one of them does."""
 
     networks: dict[str, nn.Module]
     tensors: dict[str, dict[str, Tensor]]
     attributes: dict[str, dict[str, Any]]
-    noted: dict[str, tuple[str, str]]
+    configs: dict[str, tuple[str, str]]
     readers: dict[str, Any]
     use: list
     stamp: str
 
     def changed(self) -> dict[str, Any]:
         """The attributes of each network that is not as its configuration makes it."""
-        return {n: each for n, each in self.attributes.items() if each != _fresh_attributes(self.networks[n])}
+        return {n: values for n, values in self.attributes.items() if values != _fresh_attributes(self.networks[n])}
 
 
-def _seen(pipe: DiffusionPipeline) -> _Seen:
+def _state(pipe: DiffusionPipeline) -> _State:
     networks = _networks(pipe)
     tensors = {name: _tensors(part) for name, part in networks.items()}
     flat = {f"{name}.{key}": t for name, part in tensors.items() for key, t in part.items()}
     attributes = {name: _attributes(part) for name, part in networks.items()}
-    noted = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
+    configs = {name: (type(part).__qualname__, _settled(part)) for name, part in networks.items()}
     readers = {n: part for n, part in pipe.components.items() if n.startswith(("tokenizer", "processor"))}
     readers = {name: getattr(part, "tokenizer", part) for name, part in {"tokenizer": None, **readers}.items()}
     lengths = {name: part and [len(part), part.model_max_length] for name, part in readers.items()}
     use = _use(pipe)
-    stamp = _sha(_stamp(flat), attributes, noted, lengths, use)
-    return _Seen(networks, tensors, attributes, noted, readers, use, stamp)
+    stamp = _sha(_stamp(flat), attributes, configs, lengths, use)
+    return _State(networks, tensors, attributes, configs, readers, use, stamp)
 
 
 def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
-    """The networks that have part in what a pipeline draws, compiled ones as they were before."""
+    """The networks behind a pipeline's pictures; of compiled ones, the original."""
     parts = {name: getattr(part, "_orig_mod", part) for name, part in sorted(pipe.components.items())}
     return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name not in UNUSED}
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """A network's parameters and buffers, those included that accelerate keeps elsewhere until they are needed."""
+    """A network's parameters and buffers, including those that accelerate keeps elsewhere until they are needed."""
     tensors = network.state_dict()
     if any(t.is_meta for t in tensors.values()):
         for place, module in network.named_modules():
@@ -186,7 +187,7 @@ def _tensors(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _stamp(tensors: Mapping[str, Tensor]) -> list:
-    """What shows that tensors were changed, without a look at all of each: count of changes, first value, and sum."""
+    """Signs of a change of tensors, cheaper than a digest: the count of changes, the first value, and the sum."""
     numbers: dict[torch.device, list[Tensor]] = {}
     for t in tensors.values():
         if t.numel() and t.dtype.itemsize > 1 and not t.is_complex():
@@ -196,12 +197,12 @@ def _stamp(tensors: Mapping[str, Tensor]) -> list:
 
 
 def _attributes(network: nn.Module) -> dict[str, Any]:
-    """What each module of a network is, with the attributes that are not tensors: see PASSED_OVER."""
-    return {name: [origin(type(part)), _told(part)] for name, part in network.named_modules()}
+    """The class of each module of a network, and its attributes that are not tensors; see PASSED_OVER."""
+    return {name: [origin(type(part)), _notes(part)] for name, part in network.named_modules()}
 
 
-def _told(module: nn.Module) -> dict[str, Any]:
-    # what modules note for themselves as they run, such as an autoencoder's caches, is private
+def _notes(module: nn.Module) -> dict[str, Any]:
+    # private attributes hold notes of running modules, such as an autoencoder's caches
     public = {name: value for name, value in vars(module).items() if not name.startswith("_") or name in PRIVATE}
     notes = {name: value for name, value in public.items() if name not in PASSED_OVER}
     if "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module):
@@ -225,18 +226,18 @@ def _fresh_attributes(network: nn.Module) -> dict[str, Any] | None:
 
 
 def _use(pipe: DiffusionPipeline) -> list:
-    """How a pipeline uses its networks, where these do not tell: its class, and its switches."""
-    held = {**vars(pipe), **settled(pipe.config)}
-    held = {name: value for name, value in held.items() if name not in pipe.components and not name.startswith("_")}
-    passed = ("vae_scale_factor", "requires_safety_checker")
+    """How a pipeline uses its networks, as far as these do not show it: its class, and its switches."""
+    values = {**vars(pipe), **settled(pipe.config)}
+    values = {name: value for name, value in values.items() if name not in pipe.components and not name.startswith("_")}
+    ignored = ("vae_scale_factor", "requires_safety_checker")
     switches = {
-        n: v for n, v in held.items() if n not in passed and isinstance(v, bool | int | float | str | list | tuple)
+        n: v for n, v in values.items() if n not in ignored and isinstance(v, bool | int | float | str | list | tuple)
     }
     return [origin(type(pipe)), described(switches)] if switches or type(pipe).__name__ not in PLAIN else []
 
 
 def _hooks(pipe: DiffusionPipeline) -> list:
-    """The hooks on a pipeline's networks, which may change what they compute, or only look on."""
+    """The hooks on a pipeline's networks, which may change their results, or only watch."""
     entries = []
     for name, network in _networks(pipe).items():
         for place, module in network.named_modules():
@@ -248,7 +249,7 @@ def _hooks(pipe: DiffusionPipeline) -> list:
 def _settled(network: nn.Module) -> str:
     """A network's configuration as text.
 
-    transformers' are not dicts, name the version that they are used with, and are filled in when the network is saved.
+    Those of transformers are not dicts, name the version in use, and are completed when the network is saved.
     """
     config = network.config
     if not hasattr(config, "to_dict"):
@@ -258,7 +259,7 @@ def _settled(network: nn.Module) -> str:
 
 
 def _vocabulary(tokenizer: Any) -> Any:
-    """What a tokenizer makes of a text depends on this."""
+    """What determines a tokenizer's output for a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [tokenizer.model_max_length, sorted(tokenizer.get_vocab().items())]

@@ -1,10 +1,9 @@
-"""Trajectories of pictures that no sampler drew: a photograph, taken back to the noise that it would be drawn from.
+"""Trajectories of pictures that no sampler drew, such as a photograph: from the picture back to its noise.
 
-diffusers' inverse schedulers go from x_0 to x_T with the prediction made at the code before, which is not where the
-sampler makes it; the picture that is drawn from there is another. So each step is then solved for the code that the
-sampler's own step leads from to where it should, by fixed-point iteration. A step of a solver that remembers earlier
-ones has no such code of its own: there all codes are solved for together. Whatever is found is drawn once more, and
-compared.
+diffusers' inverse schedulers go from x_0 to x_T with the prediction at the preceding code. The sampler predicts at
+another code, so it draws another picture from that x_T. Each step is therefore solved, by fixed-point iteration, for
+the code from which the sampler's own step leads to the right place. The steps of a solver that remembers earlier ones
+cannot be solved alone: there all codes are solved for together. Every result is drawn again, and compared.
 """
 
 import copy
@@ -40,11 +39,11 @@ FAR, LOUD = 0.05, 3.0
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """A trajectory that ends in given codes x_0, and how nearly it leads there.
+    """A trajectory that ends in given codes x_0, and its accuracy.
 
-    trajectory: whole, from x_T to x_0; resume, branch and edit it as any other. residual: shape (n, B), of step i the
-    distance ||step(x_i) - x_(i+1)|| / ||x_(i+1)||, NaN where it was not measured. distance: shape (B,), that of the
-    codes which the sampler draws from x_T, ||drawn - x_0|| / ||x_0||; always measured, always finite.
+    trajectory: whole, from x_T to x_0; resume, branch and edit it like any other. residual: shape (n, B), for step i
+    the distance ||step(x_i) - x_(i+1)|| / ||x_(i+1)||, NaN where it was not measured. distance: shape (B,), of the
+    codes that the sampler draws from x_T: ||drawn - x_0|| / ||x_0||; always measured, always finite.
     """
 
     trajectory: Trajectory
@@ -68,18 +67,20 @@ def invert(
     """The trajectory that the backbone's scheduler would draw `codes` by, x_0 of shape (B, C, H, W).
 
     Take codes from `backbone.encode(pictures)`. prompts: what the pictures show, one for all or one each; None for
-    unconditional models. guidance: none if None (that is 1, in some families 0), since with it the steps may have no
-    solution that iteration finds; edits of the trajectory take over its guidance, and text-to-image models hardly hear
-    a prompt without (3 is a good choice). First diffusers' inverse scheduler of the backbone's, on the sampler's own
-    noise levels, where there is one (DDIM, DPM-Solver), or the same with the sampler's steps; then up to `iterations`
-    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept.
+    unconditional models. guidance: None for no guidance (1, in some families 0), since iteration may fail to solve
+    guided steps. Edits of the trajectory take over its guidance, and without guidance a prompt has little effect on
+    text-to-image models (3 is a good choice).
 
-    Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every
-    sampler can be inverted (one that clips what it predicts cannot), nor with every guidance.
+    The start is diffusers' inverse of the backbone's scheduler, on the sampler's own noise levels, where there is one
+    (DDIM, DPM-Solver), or else the sampler's own steps backwards. Then follow up to `iterations` evaluations of the
+    model a step, until all residuals are below `tolerance`; the best codes are kept.
 
-    Raises ValueError for codes of another shape or that are not finite, as `lsvd.sampling.trajectory.run` for the rest,
-    for fewer than no iterations, for samplers that add noise on the way (codes that lead back through the noise of
-    another picture are many times as large as noise), and where NaN or infinity is found.
+    Warns (UserWarning) if the distance exceeds 0.05, or if x_T is more than 3 times as large as noise. Not every
+    sampler can be inverted (one that clips its predictions cannot), nor every guidance.
+
+    Raises ValueError for codes of another shape or that are not finite, for negative iterations, for samplers that add
+    noise on the way (codes that lead back through another picture's noise are many times as large as noise), if NaN or
+    infinity appears, and otherwise as `lsvd.sampling.trajectory.run`.
     """
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
@@ -91,7 +92,7 @@ def invert(
     )
     if _adds_noise(backbone, settings):
         raise ValueError(
-            f"{settings.scheduler} adds noise on the way, which a given picture says nothing of: invert by "
+            f"{settings.scheduler} adds noise on the way, which cannot be told from a picture: invert by "
             f"backbone.with_scheduler({_deterministic(backbone)}) at eta 0"
         )
     schedule = backbone.schedule(settings.steps)
@@ -105,10 +106,10 @@ def invert(
     if not distance.isfinite().all():
         raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
     size = double(walk[0]).flatten(1).norm(dim=1).cpu() / (final[0].numel() ** 0.5 * schedule.sigma)
-    astray = int(((distance > FAR) | (size > LOUD)).sum())
-    if astray:
+    count = int(((distance > FAR) | (size > LOUD)).sum())
+    if count:
         warnings.warn(
-            f"{astray} of {len(final)} inverted pictures do not lead back: {settings.scheduler} ends off by up to "
+            f"{count} of {len(final)} inverted pictures do not lead back: {settings.scheduler} ends off by up to "
             f"{distance.max():.2g} of their norm, from codes up to {size.max():.2g} times as large as noise: "
             f"{_remedy(backbone, settings)}",
             UserWarning,
@@ -118,21 +119,21 @@ def invert(
 
 
 def _remedy(backbone: Backbone, settings: Settings) -> str:
-    """What to do about an inversion that does not lead back."""
-    config, other = backbone.scheduler.config, _deterministic(backbone)
+    """The advice for an inversion that does not lead back."""
+    config, alternative = backbone.scheduler.config, _deterministic(backbone)
     if any(config.get(name) for name in ("clip_sample", "thresholding")):
         return "give the scheduler clip_sample=False and thresholding=False"
     if accepts(backbone.pipe.__call__, "pag_scale") and dict(settings.call_kwargs).get("pag_scale", 1):
         return "leave out perturbed-attention guidance with pag_scale=0.0"
     if settings.guidance is not None and settings.guidance > backbone.family.off:
         return "lower the guidance, or raise iterations or steps"
-    if settings.scheduler not in other:
-        return f"raise iterations or steps, or invert by backbone.with_scheduler({other})"
+    if settings.scheduler not in alternative:
+        return f"raise iterations or steps, or invert by backbone.with_scheduler({alternative})"
     return "raise iterations or steps"
 
 
 def _deterministic(backbone: Backbone) -> str:
-    """A scheduler for the backbone whose steps can be solved for, as it is written in Python."""
+    """The Python name of a scheduler for the backbone whose steps can be solved for."""
     flow = backbone.kind == "text-to-image" and backbone.family.flow
     return "FlowMatchEulerDiscreteScheduler" if flow else "DDIMScheduler"
 
@@ -146,7 +147,7 @@ def _stepwise(
     tolerance: float,
     progress: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Codes (n + 1, B, C, H, W) and residuals (n, B) of a solver whose steps stand alone: each is solved for."""
+    """Codes (n + 1, B, C, H, W) and residuals (n, B) of a solver whose steps stand alone: each is solved alone."""
     count = len(schedule)
     residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64)
     inverse = _inverse(backbone, settings)
@@ -172,7 +173,7 @@ def _whole(
     tolerance: float,
     progress: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The same of a solver that remembers earlier steps: x_T is solved for, and the rest is drawn from it.
+    """The same for a solver that remembers earlier steps: x_T is solved for, and the rest is drawn from it.
 
     All codes are solved for together where the sampler is linear in the model's predictions, as most are. Elsewhere,
     with G an approximate inverse of the whole sampler D, x_T + G(x_0) - G(D(x_T)) is the next x_T, mixed as in
@@ -185,37 +186,37 @@ def _whole(
             return _inverted(backbone, settings, inverse, codes)[-1]
         return _backward(backbone, settings, schedule, codes)[0]
 
-    # a step of second order stands alone, its middle aside
-    apart = not iterations or not schedule.whole.all() and not isinstance(backbone.scheduler, PNDMScheduler)
-    shares = None if apart else _shares(backbone, settings)
+    # second-order steps stand alone, apart from their middles
+    skip = not iterations or not schedule.whole.all() and not isinstance(backbone.scheduler, PNDMScheduler)
+    shares = None if skip else _shares(backbone, settings)
     best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
 
-    def drawn(x: Tensor) -> Tensor | None:
-        """What x_T leads to, of which each picture keeps the nearest; None if not all of it is finite."""
+    def try_start(x: Tensor) -> Tensor | None:
+        """The end of the trajectory from x; None if it is not finite. Each picture keeps its nearest trajectory."""
         nonlocal best, least
         walk = denoise(backbone, settings, schedule, 0, len(schedule), x).codes
-        off = _distance(walk[-1], final).cpu()
-        better = (off < least).to(walk.device)
-        best = walk if best is None else torch.where(better[:, None, None, None], walk, best)
-        least = torch.where(off < least, off, least)
-        return walk[-1] if off.isfinite().all() else None
+        distance = _distance(walk[-1], final).cpu()
+        nearer = (distance < least).to(walk.device)
+        best = walk if best is None else torch.where(nearer[:, None, None, None], walk, best)
+        least = torch.where(distance < least, distance, least)
+        return walk[-1] if distance.isfinite().all() else None
 
     if shares is not None:
         x = _together(backbone, settings, shares, final, iterations, tolerance, progress)
         if x.isfinite().all():
-            drawn(x)
+            try_start(x)
     if shares is None or not (least < FAR).all():
         goal = x = back(final)
-        tried, moves = [], []
+        starts, moves = [], []
         rounds = iterations // 2 if shares is None else 0
         for number in bar(range(rounds + 1), progress=progress, desc="inverting"):
             if not x.isfinite().all():
                 break
-            end = drawn(x)
+            end = try_start(x)
             if number == rounds or end is None or (least < tolerance).all():
                 break
-            tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(end))]
-            x = _mixed(torch.stack(tried), torch.stack(moves)).to(x)
+            starts, moves = [*starts[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(end))]
+            x = _mixed(torch.stack(starts), torch.stack(moves)).to(x)
     residual = torch.zeros(len(schedule), len(final), dtype=torch.float64)
     residual[-1] = least
     walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
@@ -223,28 +224,28 @@ def _whole(
 
 
 def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
-    """What x_0 and the predictions have part in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
+    """The shares of x_0 and of the predictions in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
 
-    With deterministic samplers x_i = a_i x_T + sum_j c_ij p_j, linear in the predictions p_j that the model makes at
-    each x_j, whatever they remember; so x_T can be eliminated for x_0. The factors are read off one run on unit
-    vectors, a batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0
-    holds next to nothing of x_T.
+    With deterministic samplers x_i = a_i x_T + sum_j c_ij p_j, linear in the predictions p_j of the model at each
+    x_j, whatever they remember, so x_T can be replaced by x_0. The factors are read off one run on unit vectors, a
+    batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0 depends on x_T
+    hardly at all.
     """
     prepared = backbone.prepared(settings.steps)
     n = len(prepared.timesteps)
-    mixed = torch.randn(1, n + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    units = torch.cat([torch.eye(n + 1, dtype=torch.float64), mixed]).to(prepared.timesteps.device, torch.float32)
+    random_unit = torch.randn(1, n + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    units = torch.cat([torch.eye(n + 1, dtype=torch.float64), random_unit]).to(prepared.timesteps.device, torch.float32)
     try:
         codes = double(_of_predictions(backbone, settings, units)).cpu()
     except (IndexError, RuntimeError, TypeError, ValueError):
         return None
     codes, check = codes[:, :-1], codes[:, -1]
-    end = codes[-1]
+    last = codes[-1]
     linear = torch.allclose(codes @ double(units[-1]).cpu(), check, rtol=1e-3, atol=1e-3 * float(check.abs().max()))
-    if not codes.isfinite().all() or not linear or abs(end[0]) < 0.05:
+    if not codes.isfinite().all() or not linear or abs(last[0]) < 0.05:
         return None
-    scale = codes[:-1, :1] / end[0]
-    return torch.cat([scale, codes[:-1, 1:] - scale * end[1:]], dim=1)
+    scale = codes[:-1, :1] / last[0]
+    return torch.cat([scale, codes[:-1, 1:] - scale * last[1:]], dim=1)
 
 
 def _together(
@@ -258,45 +259,45 @@ def _together(
 ) -> Tensor:
     """The x_T whose trajectory ends in `final`, by sweeps over all codes, the cleanest first.
 
-    With the predictions of the other codes held, each code is solved for like a step that stands alone, to a tenth of
-    what is missing. In the first sweep the prediction of a code stands in for those that the solver remembers; in each
-    further one they are those of the sweep before.
+    With the predictions of the other codes fixed, each code is solved for like a step that stands alone, to a tenth of
+    its distance. In the first sweep the prediction of a code replaces those that the solver remembers; later sweeps
+    take them from the sweep before.
     """
     n, goal = len(shares), double(final)
     codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
-    spent, far, first = 0, inf, True
+    evaluations, farthest, first_sweep = 0, inf, True
     with bar(total=iterations * n, progress=progress, desc="inverting") as shown:
-        while spent < iterations * n and far > tolerance:
-            far = 0.0
+        while evaluations < iterations * n and farthest > tolerance:
+            farthest = 0.0
             for i in range(n - 1, -1, -1):
-                others = [j for j in range(n) if j > i or (j < i and not first)]
-                known = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
-                share = shares[i, 1 : 2 + i].sum() if first else shares[i, 1 + i]
-                x = known + share * predictions[i + 1] if first and i < n - 1 else codes[i]
-                tried, moves = [], []
+                others = [j for j in range(n) if j > i or (j < i and not first_sweep)]
+                constant = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
+                share = shares[i, 1 : 2 + i].sum() if first_sweep else shares[i, 1 + i]
+                x = constant + share * predictions[i + 1] if first_sweep and i < n - 1 else codes[i]
+                attempts, moves = [], []
                 for number in range(INNER):
                     predictions[i] = double(_predicted(backbone, settings, i, x.to(final)))
-                    move = known + share * predictions[i] - x
-                    off = _distance(x + move, x).max().item()
-                    if not isfinite(off):
+                    move = constant + share * predictions[i] - x
+                    distance = _distance(x + move, x).max().item()
+                    if not isfinite(distance):
                         return (x + move).to(final)
                     if number == 0:
-                        far, wanted = max(far, off), max(tolerance, off / 10)
-                    tried, moves = [*tried, x], [*moves, move]
-                    x = _mixed(torch.stack(tried), torch.stack(moves))
-                    if off < wanted:
+                        farthest, goal_distance = max(farthest, distance), max(tolerance, distance / 10)
+                    attempts, moves = [*attempts, x], [*moves, move]
+                    x = _mixed(torch.stack(attempts), torch.stack(moves))
+                    if distance < goal_distance:
                         break
-                spent += number + 1
+                evaluations += number + 1
                 shown.update(number + 1)
                 codes[i] = x
-            first = False
+            first_sweep = False
     return codes[0].to(final)
 
 
-def _distance(codes: Tensor, wanted: Tensor) -> Tensor:
+def _distance(codes: Tensor, goal: Tensor) -> Tensor:
     """||codes - wanted|| / ||wanted|| of each picture, shape (B,), in float64."""
-    wanted = double(wanted).flatten(1)
-    return (double(codes).flatten(1) - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-12)
+    goal = double(goal).flatten(1)
+    return (double(codes).flatten(1) - goal).norm(dim=1) / goal.norm(dim=1).clamp_min(1e-12)
 
 
 class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
@@ -332,7 +333,7 @@ def _inverted(backbone: Backbone, settings: Settings, inverse: SchedulerMixin, f
 
 
 def _handed_on(backbone: Backbone, settings: Settings, scheduler: SchedulerMixin, x: Tensor) -> list[Tensor]:
-    """What a scheduler hands on after each of its steps from codes x, each (B, C, H, W)."""
+    """The output of each step of a scheduler from codes x, (B, C, H, W) each."""
     steps = []
 
     def keep(step: int, t: Tensor, after: Tensor) -> Tensor:
@@ -347,7 +348,7 @@ def _handed_on(backbone: Backbone, settings: Settings, scheduler: SchedulerMixin
 def _backward(backbone: Backbone, settings: Settings, schedule: Schedule, final: Tensor) -> Tensor:
     """The codes (n + 1, B, C, H, W) by the sampler's own steps, each taken from the code that it should lead to.
 
-    In the middle of a step of second order stands the code after it.
+    The middle of a second-order step holds the code after it.
     """
     starts = schedule.whole.nonzero().flatten().tolist()
     walk = final.expand(len(schedule) + 1, *final.shape).clone()
@@ -362,50 +363,51 @@ def _backward(backbone: Backbone, settings: Settings, schedule: Schedule, final:
 
 
 def _solve(
-    backbone: Backbone, settings: Settings, i: int, x: Tensor, wanted: Tensor, iterations: int, tolerance: float
+    backbone: Backbone, settings: Settings, i: int, x: Tensor, goal: Tensor, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """The code, from x on, that step i leads from to `wanted`, and its residual, (B,). Each picture keeps its best."""
     scale = _linear(backbone, settings, i, i + 1)
-    size = double(wanted).flatten(1).norm(dim=1).clamp_min(1e-12)
+    size = double(goal).flatten(1).norm(dim=1).clamp_min(1e-12)
     best, least = x.clone(), torch.full_like(size, torch.inf)
-    going = torch.ones_like(size, dtype=torch.bool)
-    x, tried, moves = x.clone(), [], []
+    active = torch.ones_like(size, dtype=torch.bool)
+    x, attempts, moves = x.clone(), [], []
     for _ in range(iterations):
-        # pictures that are found, or lost, cost no more evaluations
-        going = going & (least >= tolerance) & x.flatten(1).isfinite().all(1).to(going.device)
-        rows = going.nonzero().flatten()
+        # pictures that are solved, or not finite, cost no more evaluations
+        active = active & (least >= tolerance) & x.flatten(1).isfinite().all(1).to(active.device)
+        rows = active.nonzero().flatten()
         if not len(rows):
             break
-        here = rows.to(x.device)
+        device_rows = rows.to(x.device)
         request = settings.rows(rows.tolist())
-        missing = double(wanted[here]) - double(_step(backbone, request, i, x[here]))
-        residual = missing.flatten(1).norm(dim=1) / size[rows]
-        going[rows[~residual.isfinite()]] = False
-        better = residual < least[rows]
-        least[rows[better]] = residual[better]
-        nearer = here[better.to(here.device)]
-        best[nearer] = x[nearer]
-        tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], torch.zeros_like(double(x))]
-        near = rows[residual.isfinite()].to(missing.device)  # of mps, the CPU
-        moves[-1][near] = missing[residual.isfinite()] / scale
-        x[near.to(x.device)] = _mixed(torch.stack(tried)[:, near], torch.stack(moves)[:, near]).to(wanted)
+        gap = double(goal[device_rows]) - double(_step(backbone, request, i, x[device_rows]))
+        residual = gap.flatten(1).norm(dim=1) / size[rows]
+        active[rows[~residual.isfinite()]] = False
+        improved = residual < least[rows]
+        least[rows[improved]] = residual[improved]
+        improved_rows = device_rows[improved.to(device_rows.device)]
+        best[improved_rows] = x[improved_rows]
+        attempts, moves = [*attempts[-MEMORY:], double(x)], [*moves[-MEMORY:], torch.zeros_like(double(x))]
+        finite_rows = rows[residual.isfinite()].to(gap.device)  # of mps, the CPU
+        moves[-1][finite_rows] = gap[residual.isfinite()] / scale
+        mixed = _mixed(torch.stack(attempts)[:, finite_rows], torch.stack(moves)[:, finite_rows])
+        x[finite_rows.to(x.device)] = mixed.to(goal)
     return best, least.cpu()
 
 
-def _mixed(tried: Tensor, moves: Tensor) -> Tensor:
+def _mixed(attempts: Tensor, moves: Tensor) -> Tensor:
     """The next code to try, (B, C, H, W), after those `tried` and the `moves` from them, (m, B, C, H, W), oldest first.
 
     Anderson's mixing (Walker and Ni 2011, doi 10.1137/10078356X, their equation 2.2 for differences): the combination
-    of the moves that comes nearest to none is taken off, so steps whose plain iteration diverges are solved too.
+    of moves nearest to 0 is subtracted, so steps whose plain iteration diverges are solved too.
     """
-    last = tried[-1] + moves[-1]
-    if len(tried) == 1:
+    last = attempts[-1] + moves[-1]
+    if len(attempts) == 1:
         return last
     change = moves.diff(dim=0).flatten(2).transpose(0, 1)  # (B, m - 1, C H W)
-    gram, against = change @ change.mT, change @ moves[-1].flatten(1)[..., None]
-    share = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ against).mT
-    both = tried.diff(dim=0).flatten(2).transpose(0, 1) + change
-    return last - (share @ both).reshape(last.shape)
+    gram, target = change @ change.mT, change @ moves[-1].flatten(1)[..., None]
+    share = (torch.linalg.pinv(gram, rtol=1e-12, hermitian=True) @ target).mT
+    changes = attempts.diff(dim=0).flatten(2).transpose(0, 1) + change
+    return last - (share @ changes).reshape(last.shape)
 
 
 def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
@@ -414,42 +416,42 @@ def _step(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
 
 
 def _predicted(backbone: Backbone, settings: Settings, i: int, x: Tensor) -> Tensor:
-    """What the model predicts at step i for codes x, (B, C, H, W), as the pipeline hands it to its scheduler."""
+    """The model's prediction at step i for codes x, (B, C, H, W), as the pipeline hands it to its scheduler."""
     return _handed_on(backbone, settings, passing_on(backbone.scheduler, i), x)[0]
 
 
 def _linear(backbone: Backbone, settings: Settings, first: int, end: int) -> float:
-    """What the sampler multiplies the code by from step `first` to `end`, besides what it does with predictions.
+    """The factor of the code from step `first` to `end` of the sampler, apart from its predictions.
 
-    1 where that is next to nothing, since it is divided by.
+    1 where the factor is nearly 0, since it is a divisor.
     """
-    size = 1e-3  # small enough for what clips
-    apart = _of_no_prediction(backbone, settings, first, end, size) - _of_no_prediction(backbone, settings, first, end)
-    scale = apart.mean().item() / size
+    size = 1e-3  # small enough for samplers that clip
+    change = _of_no_prediction(backbone, settings, first, end, size) - _of_no_prediction(backbone, settings, first, end)
+    scale = change.mean().item() / size
     return scale if abs(scale) > 0.05 else 1.0
 
 
 def _adds_noise(backbone: Backbone, settings: Settings) -> bool:
     """Whether the sampler adds noise on the way.
 
-    The last step is left out: none is added there, and that of earlier ones may be lost.
+    The last step is left out: it adds none, and may hide the noise of earlier steps.
     """
     end = max(1, len(backbone.schedule(settings.steps)) - 1)
-    one, other = (_of_no_prediction(backbone, settings, 0, end, seed=seed) for seed in (0, 1))
-    return not torch.equal(one, other)
+    codes, others = (_of_no_prediction(backbone, settings, 0, end, seed=seed) for seed in (0, 1))
+    return not torch.equal(codes, others)
 
 
 def _of_no_prediction(
     backbone: Backbone, settings: Settings, first: int, end: int, value: float = 0.0, seed: int = 0
 ) -> Tensor:
     """The code after steps `first` to `end`, from one of equal values, if the model predicts 0 in each."""
-    given = torch.zeros(1, 1 + end, device=backbone.prepared(settings.steps).timesteps.device)
-    given[0, 0] = value
-    return _of_predictions(backbone, settings, given, first, end, seed)[-1]
+    inputs = torch.zeros(1, 1 + end, device=backbone.prepared(settings.steps).timesteps.device)
+    inputs[0, 0] = value
+    return _of_predictions(backbone, settings, inputs, first, end, seed)[-1]
 
 
 def _of_predictions(
-    backbone: Backbone, settings: Settings, given: Tensor, first: int = 0, end: int | None = None, seed: int = 0
+    backbone: Backbone, settings: Settings, inputs: Tensor, first: int = 0, end: int | None = None, seed: int = 0
 ) -> Tensor:
     """The codes (m + 1, B) at steps `first` to `end`, each of equal values, for codes to start with and predictions
     that are `given`: (B, 1 + n), the code of each first, and then the prediction of each step."""
@@ -462,13 +464,13 @@ def _of_predictions(
         scheduler.set_timesteps(settings.steps)
     options = {"generator": torch.Generator().manual_seed(seed), "eta": settings.eta}
     options = {name: option for name, option in options.items() if accepts(scheduler.step, name)}
-    given = given[..., None, None, None]
-    codes = [x := given[:, 0]]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a few take noise from nowhere else
+    inputs = inputs[..., None, None, None]
+    codes = [x := inputs[:, 0]]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a few samplers take noise only from there
         torch.manual_seed(seed)
         for i, t in enumerate(prepared.timesteps[first:end], first):
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(x, t)
-            x = scheduler.step(given[:, 1 + i].clone(), t, x, **options).prev_sample
+            x = scheduler.step(inputs[:, 1 + i].clone(), t, x, **options).prev_sample
             codes.append(x)
     return torch.stack(codes).flatten(1)

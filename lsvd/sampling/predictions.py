@@ -1,7 +1,7 @@
 """The model's estimate of x_0 at every step, from the codes of a deterministic trajectory alone.
 
 A step of DDIM (Song et al. 2021, arXiv 2010.02502, Equation 12) mixes two unknowns, x_t = alpha_t x̂_0 + sigma_t ε̂ and
-x_s = alpha_s x̂_0 + sigma_s ε̂, which two codes therefore give. With guidance they are those of the guided prediction.
+x_s = alpha_s x̂_0 + sigma_s ε̂, so two codes determine them. With guidance they are those of the guided prediction.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lsvd.sampling.trajectory import Trajectory, resume
 
 
 def available(backbone: Backbone) -> bool:
-    """Whether two codes give the estimates: for DDIM without clipping, which forgets by how much it clipped."""
+    """Whether two codes give the estimates: only for DDIM without clipping, which loses the estimate."""
     config = backbone.scheduler.config
     return isinstance(backbone.scheduler, DDIMScheduler) and not (config.clip_sample or config.thresholding)
 
@@ -32,21 +32,21 @@ def estimates(backbone: Backbone, walk: Trajectory) -> Tensor:
 
 
 def differences(backbone: Backbone, walk: Trajectory, prompt: str | Sequence[str]) -> Tensor:
-    """By how much another prompt moves x̂_0 at each x_t of a trajectory, shape (n, B, C, H, W), float64.
+    """The move of x̂_0 by another prompt at each x_t of a trajectory, shape (n, B, C, H, W), float64.
 
-    It is d_t, the guided prediction for the prompt minus that for the walk's own, as x̂_0: that of ε̂ is -sigma_t /
-    alpha_t times as large. Each timestep costs one step of the sampler. Raises ValueError as `estimates` and
+    It is d_t, the guided x̂_0 for the prompt minus that for the walk's own, which is -sigma_t / alpha_t times the
+    difference of the predictions ε̂. Each timestep costs one step of the sampler. Raises ValueError as `estimates` and
     lsvd.sampling.trajectory.resume.
     """
     levels = _levels(backbone, walk)
     alpha, sigma = levels.alpha.to(walk.codes.device), levels.sigma.to(walk.codes.device)
-    moved = []
+    moves = []
     for step, t in enumerate(walk.timesteps):
         until = walk.timesteps[step + 1] if step + 1 < len(walk.timesteps) else None
-        other = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
-        moved.append(other.double() - walk.codes[step + 1].double())
+        changed_code = resume(backbone, walk, t, prompts=prompt, until=until).codes[1]
+        moves.append(changed_code.double() - walk.codes[step + 1].double())
     rate = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
-    return torch.stack(moved) / rate.view(-1, 1, 1, 1, 1)
+    return torch.stack(moves) / rate.view(-1, 1, 1, 1, 1)
 
 
 def level(backbone: Backbone, walk: Trajectory, t: float | Tensor) -> float:

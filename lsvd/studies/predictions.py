@@ -1,12 +1,12 @@
-"""Predictions: the paper's three questions, asked of what the model predicts instead of the noisy code.
+"""Predictions: the paper's three questions about the model's predictions instead of the noisy code.
 
 x_t = alpha_t x̂_0 + sigma_t ε̂ is mostly noise at most timesteps, and so are its singular vectors (the study
-neighbourhood). Here stand x̂_0, the model's estimate of the picture, and d_t, by how much another prompt moves it
+neighbourhood). This study takes x̂_0, the model's estimate of the picture, and d_t, the move of x̂_0 by another prompt
 (lsvd.sampling.predictions), with the same nulls and statistics.
 
 Property 1: does the subspace of x̂_0 settle, before that of x_t, and its first triplets before the others? Property 2:
 do attributes answer to singular values of x̂_0 beyond random directions? Property 3: do its triplets change places? And
-of d_t: does its first triplet hold much of it, and is it the same across timesteps and seeds?
+for d_t: does its first triplet hold much of it, and is that triplet the same across timesteps and seeds?
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,26 +40,26 @@ from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
 from lsvd.testbed.reader import Reader
 
 K = 8  # triplets of the subspaces
-HALF = 0.5  # of a final triplet, from which on it counts as settled
+HALF = 0.5  # the share of a final triplet at which it counts as settled
 MARGIN = neighbourhood.MARGIN
 SEEDS = range(16)
 PLAN = Plan(times=(0.8, 0.5, 0.2), bands=((0,), (1, 2, 3)))
-"""What is scaled in x̂_0, and when."""
+"""The singular values of x̂_0 that are scaled, and the timesteps."""
 
 TARGETS = ("old", "glasses", "female")
 PARAPHRASES = ("person", "a person a person")
-"""Prompts that ask for nothing that SOURCE does not."""
+"""Prompts that ask for no more than SOURCE."""
 FORMAT = 1  # of what is measured; raise it when the code that measures changes
 
 
 @dataclass(frozen=True, eq=False)
 class Settling:
-    """How x̂_0 and x_t come to the triplets of the final code along a trajectory of B pictures.
+    """How x̂_0 and x_t approach the triplets of the final code along a trajectory of B pictures.
 
     timesteps: (n,). estimate, code, other: distance of the subspace of K left vectors from the final one, of x̂_0, of
-    x_t, and of x̂_0 of the next picture from this one's final, (n, B). parts, code_parts: how much of each of the final
-    code's TRIPLETS first triplets is there, 1 when all of it is, mean over channels, (n, B, TRIPLETS). mobility: of the
-    triplets of x̂_0, at every second timestep.
+    x_t, and of x̂_0 of the next picture from this one's final, (n, B). parts, code_parts: the share of
+    each of the final code's TRIPLETS first triplets in x̂_0 and in x_t, 1 for all of it, mean over channels, (n, B,
+    TRIPLETS). mobility: of the triplets of x̂_0, at every second timestep.
     """
 
     timesteps: Tensor
@@ -78,12 +78,12 @@ class Settling:
 
     def settled(self, parts: Tensor) -> Tensor:
         """The fraction of T from which on a triplet has HALF of its final size and more: (B, TRIPLETS)."""
-        n, there = len(parts), (parts >= HALF).long().flip(0).cumprod(0).sum(0)  # at how many last timesteps
-        first = self.timesteps[(n - there).clamp_max(n - 1)]
-        return torch.where(there > 0, first, 0) / self.T
+        n, count = len(parts), (parts >= HALF).long().flip(0).cumprod(0).sum(0)  # the number of last timesteps
+        first = self.timesteps[(n - count).clamp_max(n - 1)]
+        return torch.where(count > 0, first, 0) / self.T
 
     def in_order(self) -> tuple[Interval, Interval]:
-        """Spearman's correlation of a triplet's rank and when it settles, over pictures: of x̂_0, and minus x_t's.
+        """Spearman's correlation of a triplet's rank and its time of settling, over pictures: of x̂_0, and minus x_t's.
 
         Below 0 the first triplets settle first.
         """
@@ -95,8 +95,8 @@ class Settling:
 class Difference:
     """d_t of a prompt along trajectories of B pictures: shares of energy and distances of the first triplet.
 
-    share: of the energy of d_t that its first triplet holds, mean over channels, (n, B). across_time: mean distance of
-    its left vector between timesteps, and across_seeds: from that of the next picture, (B,) each.
+    share: of the energy of d_t in its first triplet, mean over channels, (n, B). across_time: the mean distance of its
+    left vector between timesteps, (B,). across_seeds: from that of the next picture, (B,).
     """
 
     share: Tensor
@@ -108,8 +108,8 @@ class Difference:
 class Result:
     """The study of some backbones, by name: answers of those with a reader, differences, by prompt, of those with one.
 
-    noise: the share of energy that the first triplet of a noise matrix of the codes' shape holds; chance: the distance
-    of two random vectors.
+    noise: the share of energy in the first triplet of a noise matrix of the codes' shape. chance: the distance of two
+    random vectors.
     """
 
     settling: dict[str, Settling]
@@ -126,27 +126,27 @@ def settling(backbone: Backbone, walk: Trajectory) -> Settling:
     scaled = codes / alphas.view(-1, 1, 1, 1, 1).to(codes)
     end = bases(final, K)
 
-    def away(x: Tensor) -> Tensor:
+    def distance(x: Tensor) -> Tensor:
         return neighbourhood.fraction(geodesic.distance(bases(x, K), end).mean(-1), end)
 
-    every, middle = slice(None, None, 2), walk.index(walk.nearest(0.4)) // 2
+    alternate, middle = slice(None, None, 2), walk.index(walk.nearest(0.4)) // 2
     return Settling(
         walk.timesteps,
         walk.T,
-        away(estimate),
-        away(codes),
-        away(estimate.roll(-1, dims=1)),
+        distance(estimate),
+        distance(codes),
+        distance(estimate.roll(-1, dims=1)),
         _present(estimate, final),
         _present(scaled, final),
-        order.mobility_of(estimate[every], walk.timesteps[every], middle),
+        order.mobility_of(estimate[alternate], walk.timesteps[alternate], middle),
     )
 
 
 def _present(x: Tensor, final: Tensor) -> Tensor:
-    """How much of the final code's first triplets is in codes (n, B, C, H, W): (n, B, TRIPLETS), mean over channels."""
+    """The share of the final code's first triplets in codes (n, B, C, H, W): (n, B, TRIPLETS), mean over channels."""
     parts = svd(final).truncate(TRIPLETS)
-    along = torch.einsum("bchk,nbchw,bckw->nbck", parts.U, x, parts.Vh)
-    return (along / parts.S).mean(2).cpu()
+    products = torch.einsum("bchk,nbchw,bckw->nbck", parts.U, x, parts.Vh)
+    return (products / parts.S).mean(2).cpu()
 
 
 def difference(backbone: Backbone, walk: Trajectory, prompt: str) -> Difference:
@@ -165,7 +165,7 @@ def answers(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> list[Responses]:
-    """Responses when singular values of x̂_0 are scaled by PLAN, ε̂ left as it is; read if measured before.
+    """Responses when singular values of x̂_0 are scaled by PLAN, with ε̂ unchanged; read if measured before.
 
     folder: where they are kept, measurements("predictions") if None. Raises ValueError and WriteError as
     lsvd.studies.survey.survey.
@@ -208,31 +208,31 @@ def measure(
     """
     models = {name: model for name, model in models.items() if available(model)}
     if not models:
-        raise ValueError("none of these models has estimates to look at: take one with DDIM and without clipping")
-    seeds, settlings, by_prompt = check_seeds(seeds), {}, {}
+        raise ValueError("none of these models has estimates: take one with DDIM and without clipping")
+    seeds, settlings, differences_of = check_seeds(seeds), {}, {}
     shape = next(iter(models.values())).latent_shape[-2:]
     for name, model in models.items():
-        prompted = model.kind == "text-to-image"
-        walk = trajectories(model, prompt if prompted else None, seeds, batch=len(seeds), progress=progress)
+        has_prompts = model.kind == "text-to-image"
+        walk = trajectories(model, prompt if has_prompts else None, seeds, batch=len(seeds), progress=progress)
         settlings[name] = settling(model, walk)
-        if prompted:
+        if has_prompts:
             shape = walk.codes.shape[-2:]
             texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
-            by_prompt[name] = {label: difference(model, walk, text) for label, text in texts.items()}
-    answered = {
+            differences_of[name] = {label: difference(model, walk, text) for label, text in texts.items()}
+    responses_of = {
         name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
     }
     S = svd(torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).S
     noise = mean(S[..., 0].square() / S.square().sum(-1), bounds=UNIT)
-    return Result(settlings, answered, by_prompt, noise, neighbourhood.by_chance(shape, 1))
+    return Result(settlings, responses_of, differences_of, noise, neighbourhood.by_chance(shape, 1))
 
 
 def verdicts(result: Result) -> list[Verdict]:
-    """Whether x̂_0 settles, before x_t and coarse before fine; answers; moves in order; and what d_t is.
+    """Whether x̂_0 settles before x_t, coarse before fine, whether it answers and moves in order, and what d_t is.
 
     Settles: it lies nearer to its end than x_t, and than another picture's x̂_0, by more than MARGIN. Coarse before
     fine: the first triplets settle first; wholly if more so than in x_t. Answers: the mean excess lies above 0 at every
-    timestep, in part at some. Of d_t, mean over TARGETS: its first triplet holds more of its energy than that of
+    timestep, or in part at some. Of d_t, mean over TARGETS: its first triplet holds more of its energy than that of
     paraphrases; it lies nearer across timesteps than chance, and across seeds.
     """
     claims = []
@@ -243,12 +243,12 @@ def verdicts(result: Result) -> list[Verdict]:
     for name, model in result.settling.items():
         for null, effect in model.nearer().items():
             add(f"x̂_0 lies nearer to its end than {null}", name, [Part(effect, margin=MARGIN, sign=-1)])
-        itself, beyond = model.in_order()
-        parts = [Part(itself, margin=order.MARGIN, sign=-1), Part(beyond, sign=-1)]
+        correlation, excess = model.in_order()
+        parts = [Part(correlation, margin=order.MARGIN, sign=-1), Part(excess, sign=-1)]
         add("first triplets of x̂_0 settle first", name, parts, gate=True)
         add("ranks in x̂_0 move by more than a place", name, [Part(model.mobility.far()[0], null=1.0)])
-    for name, answered in result.answers.items():
-        for scale, (effect, by_time) in encoding.scale_means(answered).items():
+    for name, model_responses in result.answers.items():
+        for scale, (effect, by_time) in encoding.scale_means(model_responses).items():
             add(f"x̂_0 encodes: {scale} attributes", name, [Part(value) for value in by_time], effect=effect)
     for name, by_prompt in result.differences.items():
         targets, plain = ([by_prompt[label] for label in labels] for labels in (TARGETS, PARAPHRASES))
@@ -257,8 +257,8 @@ def verdicts(result: Result) -> list[Verdict]:
             torch.stack([getattr(d, what) for d in targets]).mean(0) for what in ("across_time", "across_seeds")
         )
         add("d_t's first triplet holds more than a paraphrase's", name, [Part(mean(share - null, bounds=SIGNED))])
-        for what, away in (("timesteps", time), ("seeds", seeds)):
-            part = Part(mean(away - result.chance.value, bounds=SIGNED), margin=MARGIN, sign=-1)
+        for what, distances in (("timesteps", time), ("seeds", seeds)):
+            part = Part(mean(distances - result.chance.value, bounds=SIGNED), margin=MARGIN, sign=-1)
             add(f"d_t's first triplet is alike across {what}", name, [part])
     return claims
 
@@ -273,8 +273,8 @@ def rows(result: Result) -> list[dict[str, str | int]]:
         table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()} | {"n": value.n})
 
     for name, model in result.settling.items():
-        for of, away in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
-            add(name, of, "distance from the end", mean(away.mean(0), bounds=UNIT))
+        for of, distances in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
+            add(name, of, "distance from the end", mean(distances.mean(0), bounds=UNIT))
         times = model.settled(model.parts)
         for i in range(TRIPLETS):
             add(name, "x̂_0", f"settles at, of T: triplet {i + 1}", mean(times[:, i], bounds=UNIT))
@@ -286,18 +286,18 @@ def rows(result: Result) -> list[dict[str, str | int]]:
             add(name, f"d_t: {label}", "distance across seeds", mean(d.across_seeds, bounds=UNIT))
         add(name, "noise", "share of the first triplet", result.noise)
         add(name, "chance", "distance", result.chance)
-    for name, answered in result.answers.items():
-        for scale, (effect, by_time) in encoding.scale_means(answered).items():
+    for name, model_responses in result.answers.items():
+        for scale, (effect, by_time) in encoding.scale_means(model_responses).items():
             for of, value in [
                 ("all timesteps", effect),
-                *((f"t = {r.t:g}", v) for r, v in zip(answered, by_time, strict=True)),
+                *((f"t = {r.t:g}", v) for r, v in zip(model_responses, by_time, strict=True)),
             ]:
                 add(name, f"x̂_0 scaled, {of}", f"excess: {scale} attributes", value)
     return table
 
 
-def _correlations(settled: Tensor) -> Tensor:
+def _correlations(times: Tensor) -> Tensor:
     """Spearman's correlation of rank and time of settling in each picture, (B,); 0 where all settle at once."""
-    ranks = np.arange(settled.shape[1])
-    rho = [stats.spearmanr(ranks, row).statistic if np.ptp(row) > 0 else 0.0 for row in settled.numpy()]
+    ranks = np.arange(times.shape[1])
+    rho = [stats.spearmanr(ranks, row).statistic if np.ptp(row) > 0 else 0.0 for row in times.numpy()]
     return torch.tensor(rho, dtype=torch.float64)

@@ -36,7 +36,7 @@ SEEDS = (1, 2)
 @functools.cache
 def edit(target="an old person", tx=0.6):
     settings = {"tx": tx, "config": AVIConfig(2, 1), "steps": STEPS, "whole": True}
-    return edit_prompt(text_to_image(), "a person", target, SEEDS, **place(**settings))
+    return edit_prompt(text_to_image(), "a person", target, seeds=SEEDS, **place(**settings))
 
 
 def learned(*args):

@@ -1,6 +1,7 @@
 """The exact solution of Attribute Vector Integration: optimal, blind to signs, code by code; and the edit around it."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -319,9 +320,15 @@ def test_bad_renoising():
         placement.renoise(scheduler, noise, image[:1], 601, 401)
 
 
+def test_edit_prompt_has_at_most_nine_parameters():
+    assert len(inspect.signature(edit_prompt).parameters) <= 9
+
+
 def test_edit_prompt_is_its_parts():
     backbone = text_to_image()
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(tx=0.6, dtau=1, steps=6, whole=True))
+    edit = edit_prompt(
+        backbone, "a person", "an old person", seeds=(1, 2), **place(tx=0.6, dtau=1, steps=6, whole=True)
+    )
     assert (
         edit.places.t_branch is None
         and edit.source.settings.prompts == edit.edited.settings.prompts == ("a person",) * 2
@@ -353,9 +360,9 @@ class Counted:
 @pytest.mark.parametrize("dtau", [-1, 0, 1])
 def test_an_edit_draws_no_more_than_it_takes(dtau, branch):
     backbone, settings = text_to_image(), {"tx": 0.5, "dtau": dtau, "branch": branch, "steps": 8}
-    whole = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(whole=True, **settings))
+    whole = edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(whole=True, **settings))
     counted = Counted(backbone.pipe.unet)
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
+    edit = edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(**settings))
     counted.handle.remove()
     x, z = whole.source.index(edit.t), whole.source.index(edit.t_target)
     before = 0 if branch == 1 else whole.source.index(edit.places.t_branch)
@@ -374,10 +381,10 @@ def test_an_edit_draws_no_more_than_it_takes(dtau, branch):
 def test_source_and_target_go_together(monkeypatch, scheduler, branch, whole):
     backbone = text_to_image().with_scheduler(scheduler)
     settings = {"tx": 0.4, "dtau": -1, "branch": branch, "steps": 8, "eta": float(scheduler is DDIMScheduler)}
-    apart = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), **place(whole=whole, **settings))
+    apart = edit_prompt(backbone, "a person", ["old", "red hair"], seeds=(1, 2), **place(whole=whole, **settings))
     counted = Counted(backbone.pipe.unet)
     monkeypatch.setattr(editing, "_gains", lambda device: True)  # as on a GPU
-    both = edit_prompt(backbone, "a person", ["old", "red hair"], (1, 2), **place(whole=whole, **settings))
+    both = edit_prompt(backbone, "a person", ["old", "red hair"], seeds=(1, 2), **place(whole=whole, **settings))
     counted.handle.remove()
     apart_all_the_same = branch < 1 and scheduler is DPMSolverMultistepScheduler  # it begins again at a branch
     # two pictures, with and without prompts, of source and target
@@ -393,25 +400,25 @@ def test_source_and_target_go_together(monkeypatch, scheduler, branch, whole):
 def test_one_after_the_other_where_memory_is_short(monkeypatch, error):
     backbone = text_to_image()
     settings = {"tx": 0.5, "dtau": 0, "steps": 6, "branch": 1.0}
-    apart = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
+    apart = edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(**settings))
     counted = Counted(backbone.pipe.unet, 4, error)
     with pytest.raises(RuntimeError, match="out of memory"):
         request = Settings.of(backbone, "a person", (1, 2), 6)
         editing.draw_pair(backbone, request, "an old person", apart.places, (None, None), together=True)
     monkeypatch.setattr(editing, "_gains", lambda device: True)  # as on a GPU
-    edit = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
+    edit = edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(**settings))
     counted.handle.remove()
     assert torch.equal(edit.edited.codes, apart.edited.codes)
     counted = Counted(backbone.pipe.unet, 4, RuntimeError("something else"))
     with pytest.raises(ValueError, match="cannot compute .something else"):
-        edit_prompt(backbone, "a person", "an old person", (1, 2), **place(**settings))
+        edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(**settings))
     counted.handle.remove()
 
 
 def test_dtau_has_a_sign():
     for dtau in (-1, 0, 2):
         edit = edit_prompt(
-            text_to_image(), "a person", "an old person", 1, **place(tx=0.5, dtau=dtau, steps=6, whole=True)
+            text_to_image(), "a person", "an old person", seeds=1, **place(tx=0.5, dtau=dtau, steps=6, whole=True)
         )
         assert edit.source.index(edit.t_target) == edit.source.index(edit.t) - dtau
 
@@ -420,7 +427,7 @@ def test_z_comes_to_the_level_of_x_if_asked():
     backbone = text_to_image()
     for dtau in (-1, 0, 2):
         edit = edit_prompt(
-            backbone, "a person", "an old person", 1, **place(tx=0.5, dtau=dtau, steps=6, same_level=True)
+            backbone, "a person", "an old person", seeds=1, **place(tx=0.5, dtau=dtau, steps=6, same_level=True)
         )
         z = placement.renoise(
             backbone.scheduler, edit.target.at(edit.t_target), edit.target.final, edit.t_target, edit.t
@@ -432,7 +439,7 @@ def test_z_comes_to_the_level_of_x_if_asked():
 def test_a_branched_z_is_the_source_before_and_the_target_after():
     backbone = text_to_image()
     edit = edit_prompt(
-        backbone, "a person", "an old person", (1, 2), **place(tx=0.3, dtau=1, branch=0.7, steps=8, whole=True)
+        backbone, "a person", "an old person", seeds=(1, 2), **place(tx=0.3, dtau=1, branch=0.7, steps=8, whole=True)
     )
     branched = edit.source.index(edit.source.nearest(0.7))
     assert edit.places.t_branch == edit.source.nearest(0.7) and edit.target.settings.prompts == ("an old person",) * 2
@@ -441,7 +448,7 @@ def test_a_branched_z_is_the_source_before_and_the_target_after():
     assert torch.equal(edit.target.final, switched.final) and not torch.equal(switched.final, edit.source.final)
     z = edit.target.codes[edit.source.index(edit.t) - 1]
     assert torch.equal(edit.solution.y, solve(edit.source.at(edit.t), z, edit.config).y)
-    early = edit_prompt(backbone, "a person", "an old person", (1, 2), **place(tx=0.3, dtau=1, branch=1, steps=8))
+    early = edit_prompt(backbone, "a person", "an old person", seeds=(1, 2), **place(tx=0.3, dtau=1, branch=1, steps=8))
     assert early.places.t_branch is None and torch.equal(early.target.codes[0], edit.source.codes[0])
 
 
@@ -458,7 +465,7 @@ def test_another_solver():
         seen.append((x, z))
         return solve(x, x, config)
 
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, method=own, steps=6, whole=True)
+    edit = edit_prompt(text_to_image(), "a person", "an old person", seeds=1, method=own, steps=6, whole=True)
     assert torch.equal(seen[0][0], edit.source.at(edit.t)) and torch.equal(seen[0][1], edit.target.at(edit.t_target))
     assert edit.config is None
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
@@ -467,7 +474,7 @@ def test_another_solver():
 def test_an_edit_that_only_keeps_the_source_keeps_the_picture():
     config = AVIConfig(3, 3, True, Lambdas(0, 1, 0, 0))
     settings = {"config": config, "steps": 6, "whole": True}
-    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], (1, 2), **place(**settings))
+    edit = edit_prompt(text_to_image(), ["a person"] * 2, ["an old person", "young"], seeds=(1, 2), **place(**settings))
     assert_close(edit.edited.final, edit.source.final, rtol=0, atol=1e-4)
 
 

@@ -216,7 +216,7 @@ def test_a_bar_only_if_asked(capsys, bars):
 
 def test_an_edit_by_training():
     config = AVIConfig(k_z=3, norm="absolute")
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, method=Trained(config), steps=6)
+    edit = edit_prompt(text_to_image(), "a person", "an old person", seeds=1, method=Trained(config), steps=6)
     z = edit.target.at(edit.t_target)
     assert torch.equal(edit.solution.y, fit(edit.source.at(edit.t), z, config).solution.y)
     assert torch.equal(edit.edited.codes[0], edit.solution.y)

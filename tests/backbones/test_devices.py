@@ -193,7 +193,8 @@ def test_decomposition(limited):
 def test_prompt_edits(monkeypatch, together, more):
     monkeypatch.setattr(editing_avi, "_gains", lambda device: together)
     far, near = (
-        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, **place(**EDIT | more)) for backbone in both()
+        avi.edit_prompt(backbone, "a person", "an old person", seeds=SEEDS, **place(**EDIT | more))
+        for backbone in both()
     )
     same(far.edited.codes, near.edited.codes)
     same(far.solution.a, near.solution.a)
@@ -207,7 +208,7 @@ def trained(norm):
 @pytest.mark.parametrize("more", [{}, trained("squared"), trained("absolute")], ids=["exact", "squared", "absolute"])
 def test_codes_are_integrated(limited, more):
     far, near = (
-        avi.edit_prompt(backbone, "a person", "an old person", SEEDS, **place(**EDIT | {"steps": 2} | more))
+        avi.edit_prompt(backbone, "a person", "an old person", seeds=SEEDS, **place(**EDIT | {"steps": 2} | more))
         for backbone in both()
     )
     # one batch on a device, two on the CPU, which on the CPU round otherwise
@@ -322,7 +323,7 @@ def test_edits_are_measured(tmp_path, monkeypatch):
 
 
 def test_framework():
-    edit = avi.edit_prompt(there(), "a person", "an old person", 1, **place(whole=True, **EDIT))
+    edit = avi.edit_prompt(there(), "a person", "an old person", seeds=1, **place(whole=True, **EDIT))
     decode = there().decode
     assert framework(edit, {name: decode(codes) for name, codes in shown(edit).items()})
 

@@ -135,7 +135,7 @@ def test_the_model_draws_what_it_is_asked(mini_sd, judge):
 
 
 def test_an_edit_brings_the_attribute_in(mini_sd, judge):
-    edit = avi.edit_prompt(mini_sd, "a person", "a young person", range(16), whole=True)
+    edit = avi.edit_prompt(mini_sd, "a person", "a young person", seeds=range(16), whole=True)
     young = PORTRAITS.index("age", "young")
     before = judge.read(mini_sd.decode(edit.source.final)).probabilities["age"][:, young]
     after = judge.read(mini_sd.decode(edit.edited.final)).probabilities["age"][:, young]

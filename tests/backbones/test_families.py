@@ -151,11 +151,13 @@ def edits(name):
         "config": CONFIG,
         "whole": True,
     }
-    edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **place(**settings))
+    edit = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), seeds=SEEDS, **place(**settings))
     assert torch.equal(edit.source.codes, drawn(name).codes)
     assert edit.edited.final.isfinite().all() and not torch.equal(edit.edited.final, edit.source.final)
     still = avi.AVIConfig(2, 2, lambdas=exact.Lambdas(0.0, 1.0, 0.0, 1.0))  # only what keeps the source
-    same = avi.edit_prompt(backbone, PROMPTS, ("old", "red hair"), SEEDS, **place(**{**settings, "config": still}))
+    same = avi.edit_prompt(
+        backbone, PROMPTS, ("old", "red hair"), seeds=SEEDS, **place(**{**settings, "config": still})
+    )
     assert_close(same.edited.final, edit.source.final, rtol=1e-3, atol=1e-3)
     return edit
 

@@ -362,7 +362,9 @@ def test_attributes_are_learned_saved_opened_combined_and_dropped(explored, tmp_
     one = explored.pictures["result"]
     assert one != result
     other = lsvd.Attribute.of(
-        lsvd.edit(text_to_image(), "a person", "an old person", 3, steps=4, placement=lsvd.avi.placement.Placement(0.5))
+        lsvd.edit(
+            text_to_image(), "a person", "an old person", seeds=3, steps=4, placement=lsvd.avi.placement.Placement(0.5)
+        )
     )
     file = other.save(tmp_path / "old.safetensors")
     do(explored, "open_attribute", name="old.safetensors", data=file.read_bytes())

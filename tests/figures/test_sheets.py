@@ -99,7 +99,7 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def every_figure():
     """A function that draws one figure of each kind, and their bytes under matplotlib's defaults."""
-    edit = edit_prompt(text_to_image(), "a", "an", 1, **place(steps=3, tx=0.5, whole=True))
+    edit = edit_prompt(text_to_image(), "a", "an", seeds=1, **place(steps=3, tx=0.5, whole=True))
     decoded = {name: text_to_image().decode(codes) for name, codes in framework.shown(edit).items()}
 
     def draw():
@@ -230,7 +230,7 @@ def test_groups_of_columns_have_the_same_labels():
 def test_framework_draws_the_run(outputs, steps, tx, dtau):
     backbone = text_to_image()
     settings = {"tx": tx, "dtau": dtau, "steps": steps, "whole": True}
-    edit = edit_prompt(backbone, "a person", "an old person with red hair", (1, 2), **place(**settings))
+    edit = edit_prompt(backbone, "a person", "an old person with red hair", seeds=(1, 2), **place(**settings))
     decoded = {name: backbone.decode(codes) for name, codes in framework.shown(edit, 1).items()}
     fig = framework.framework(edit, decoded, index=1, channel=2)
     fig.canvas.draw()
@@ -244,7 +244,7 @@ def test_framework_draws_the_run(outputs, steps, tx, dtau):
 
 
 def test_framework_bad_arguments():
-    edit = edit_prompt(text_to_image(), "a person", "an old person", 1, **place(steps=4, tx=0.5, whole=True))
+    edit = edit_prompt(text_to_image(), "a person", "an old person", seeds=1, **place(steps=4, tx=0.5, whole=True))
     decoded = {name: torch.zeros(len(codes), 3, 8, 8) for name, codes in framework.shown(edit).items()}
     assert framework.framework(edit, decoded)
     for kwargs in ({"index": 1}, {"channel": 4}, {"index": -1}):
@@ -258,7 +258,7 @@ def test_framework_bad_arguments():
         with pytest.raises(ValueError, match="no decomposition"):
             framework.framework(dataclasses.replace(edit, **{missing: None}), decoded)
     with pytest.raises(ValueError, match="draw it whole"):
-        framework.shown(edit_prompt(text_to_image(), "a", "an", 1, **place(steps=4, tx=0.5)))
+        framework.shown(edit_prompt(text_to_image(), "a", "an", seeds=1, **place(steps=4, tx=0.5)))
 
 
 def test_bad_pictures():

@@ -23,7 +23,7 @@ def test_saved_and_loaded(tmp_path):
 def test_it_guides_as_what_it_was_made_of(tmp_path):
     direction = load(Direction({"an old person": 0.5}, LowRank(2)).save(tmp_path / "old.json")).scaled(2.0)
     edits = [
-        lsvd.edit(text_to_image(), "a person", target, 3, method=settings).edited.final
+        lsvd.edit(text_to_image(), "a person", target, seeds=3, method=settings).edited.final
         for target, settings in ((direction.targets, direction.settings), ("an old person", LowRank(2)))
     ]
     assert torch.equal(*edits)

@@ -111,7 +111,7 @@ def test_a_request_and_a_trajectory_give_the_same():
     request = Settings.of(text_to_image(), SOURCE, SEEDS)
     for source in (request, walk()):
         assert torch.equal(guide(text_to_image(), source, TARGET).edited.final, edited().edited.final)
-    by_name = lsvd.edit(text_to_image(), SOURCE, TARGET, SEEDS, method="low-rank", whole=True)
+    by_name = lsvd.edit(text_to_image(), SOURCE, TARGET, seeds=SEEDS, method="low-rank", whole=True)
     assert torch.equal(by_name.edited.final, edited().edited.final) and torch.equal(by_name.source.final, walk().final)
     assert by_name.edited.settings == walk().settings
 
@@ -135,7 +135,7 @@ def test_an_inverted_picture_is_edited():
 def test_pictures_do_not_depend_on_the_batch():
     together = edited(rank=2).edited.final
     for i, seed in enumerate(SEEDS):
-        alone = lsvd.edit(text_to_image(), SOURCE, TARGET, seed, method=LowRank(2)).edited.final
+        alone = lsvd.edit(text_to_image(), SOURCE, TARGET, seeds=seed, method=LowRank(2)).edited.final
         assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
 
 
@@ -170,11 +170,16 @@ def test_it_costs_at_most_a_quarter_more():
     backbone = text_to_image()
     network, count = backbone.pipe.unet, len(SEEDS)
     plain = evaluations(network, lambda: run(backbone, SOURCE, SEEDS, 25)) / count
-    edit = evaluations(network, lambda: lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank", steps=25)) / count
+    edit = (
+        evaluations(network, lambda: lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank", steps=25))
+        / count
+    )
     window = len(LowRank().window(backbone.schedule(25)))
     assert plain == 50 and edit == plain + window and edit <= 1.25 * plain
     switch = LowRank(rank=None)  # the target takes the source's place
-    assert evaluations(network, lambda: lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method=switch, steps=25)) == 100
+    assert (
+        evaluations(network, lambda: lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method=switch, steps=25)) == 100
+    )
 
 
 def test_it_is_one_batch_in_the_window_and_the_network_stays_as_it_was():
@@ -182,7 +187,7 @@ def test_it_is_one_batch_in_the_window_and_the_network_stays_as_it_was():
     backbone, calls = backbones.from_pipeline(pipe, text_to_image().entry, WORDS), []
     network, scheduler = pipe.unet, pipe.scheduler
     network.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    edit = lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank")
+    edit = lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank")
     window = LowRank().window(backbone.schedule(8))
     assert calls == [6 if step in window else 4 for step in range(8)]
     assert pipe.unet is network and pipe.scheduler is scheduler and edit.edited.final.isfinite().all()
@@ -221,21 +226,21 @@ def test_bad_settings(settings, said):
 def test_bad_requests():
     backbone = text_to_image()
     for guidance in (1.0, 0.5):
-        with pytest.raises(ValueError, match="has no guidance, whose difference is what is edited"):
-            lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank", guidance=guidance)
+        with pytest.raises(ValueError, match="has no guidance to edit"):
+            lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank", guidance=guidance)
     for target in (SOURCE, {TARGET: 1.0, SOURCE: 1.0}):
         with pytest.raises(ValueError, match="nothing to edit"):
-            lsvd.edit(backbone, SOURCE, target, SEEDS, method="low-rank")
+            lsvd.edit(backbone, SOURCE, target, seeds=SEEDS, method="low-rank")
     with pytest.raises(ValueError, match="give at least one, with its strength"):
-        lsvd.edit(backbone, SOURCE, {}, SEEDS, method="low-rank")
+        lsvd.edit(backbone, SOURCE, {}, seeds=SEEDS, method="low-rank")
     with pytest.raises(ValueError, match="a window instead of a placement"):
-        lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank", placement=Placement(0.3))
+        lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank", placement=Placement(0.3))
     with pytest.raises(ValueError, match="are for method='low-rank'"):
-        lsvd.edit(backbone, SOURCE, {TARGET: 1.0}, SEEDS)
+        lsvd.edit(backbone, SOURCE, {TARGET: 1.0}, seeds=SEEDS)
     with pytest.raises(ValueError, match="there is no method 'lowrank'"):
-        lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="lowrank")
+        lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="lowrank")
     with pytest.raises(ValueError, match="takes no prompts"):
-        lsvd.edit(unconditional(), SOURCE, TARGET, SEEDS, method="low-rank")
+        lsvd.edit(unconditional(), SOURCE, TARGET, seeds=SEEDS, method="low-rank")
     with pytest.raises(ValueError, match="only a part of the source"):
         lsvd.edit(backbone, resume(backbone, walk(), walk().timesteps[2]), TARGET, method="low-rank")
 
@@ -243,7 +248,7 @@ def test_bad_requests():
 def test_a_model_without_guidance_is_refused():
     backbone = backbones.from_pipeline(build("LatentConsistencyModelPipeline"))
     with pytest.raises(ValueError, match="a LatentConsistencyModelPipeline has no guidance"):
-        lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank", steps=4)
+        lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank", steps=4)
 
 
 def test_epsilon_and_v_predictions_alike():
@@ -258,9 +263,9 @@ def test_epsilon_and_v_predictions_alike():
 
 def test_many_pictures_are_edited_in_chunks_that_fit_into_memory():
     limit = 2.01 * 3 * memory._work(text_to_image()) / memory.GB  # chunks of 2, and of 3 outside of the window
-    edit = lsvd.edit(text_to_image(), SOURCE, TARGET, range(5), method=LowRank(), max_memory=limit)
-    whole = lsvd.edit(text_to_image(), SOURCE, TARGET, range(5), method=LowRank())
+    edit = lsvd.edit(text_to_image(), SOURCE, TARGET, seeds=range(5), method=LowRank(), max_memory=limit)
+    whole = lsvd.edit(text_to_image(), SOURCE, TARGET, seeds=range(5), method=LowRank())
     assert edit.edited.settings == whole.edited.settings and edit.edited.codes.shape == whole.edited.codes.shape
     assert_close(edit.edited.codes, whole.edited.codes, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="draw .* at a time"):
-        lsvd.edit(text_to_image(), SOURCE, TARGET, range(5), method=LowRank(), max_memory=5e-5)
+        lsvd.edit(text_to_image(), SOURCE, TARGET, seeds=range(5), method=LowRank(), max_memory=5e-5)

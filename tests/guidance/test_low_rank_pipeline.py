@@ -40,7 +40,7 @@ def test_the_same_as_the_librarys_edit(scheduler, target):
     if scheduler:
         pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
     backbone = backbones.from_pipeline(pipe, text_to_image().entry, WORDS)
-    wanted = lsvd.edit(backbone, SOURCE, target, SEEDS, method=LowRank(2)).edited.final
+    wanted = lsvd.edit(backbone, SOURCE, target, seeds=SEEDS, method=LowRank(2)).edited.final
     assert torch.equal(draw(LowRankPipeline(pipe, target, LowRank(2))), wanted)
 
 
@@ -94,7 +94,7 @@ def test_an_attribute_is_added_as_well():
     backbone = backbones.from_pipeline(pipe, text_to_image().entry, WORDS)
     learned = attribute.learn(backbone, SOURCE, "red hair", SEEDS, **place(tx=0.2, dtau=0, branch=1.0))
     both = draw(LowRankPipeline(pipe, TARGET), callback_on_step_end=AddAttributes(learned, seeds=SEEDS))
-    guided = lsvd.edit(backbone, SOURCE, TARGET, SEEDS, method="low-rank")
+    guided = lsvd.edit(backbone, SOURCE, TARGET, seeds=SEEDS, method="low-rank")
     code = learned.code(guided.edited.at(learned.t), seeds=SEEDS)
     assert torch.equal(both, resume(backbone, guided.source, learned.t, code).final)
 
@@ -105,7 +105,7 @@ def test_bad_input():
     edit = LowRankPipeline(tiny_pipeline(), TARGET)
     with pytest.raises(ValueError, match="has no guidance"):
         draw(edit, guidance_scale=1.0)
-    with pytest.raises(ValueError, match="tells its network the same of source and target"):
+    with pytest.raises(ValueError, match="tells its network the same about source and target"):
         draw(edit, prompts=[TARGET] * 2)
     with pytest.raises(ValueError, match="holds no step"):
         draw(LowRankPipeline(tiny_pipeline(), TARGET, LowRank(start=0.56, end=0.55)))

@@ -75,7 +75,7 @@ def test_edits_in_threads():
     backbone = text_to_image()
 
     def edit(seed):
-        made = avi.edit_prompt(backbone, "a person", "an old person", seed, steps=4)
+        made = avi.edit_prompt(backbone, "a person", "an old person", seeds=seed, steps=4)
         return backbone.decode(made.edited.final)
 
     expected = [edit(seed) for seed in range(3)]

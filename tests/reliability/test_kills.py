@@ -364,7 +364,7 @@ def test_a_suspended_run_holds_its_place_and_goes_on(clone):
 def test_edits_that_were_interrupted_leave_the_model_as_it_was():
     """In a notebook, an interrupted cell is followed by others."""
     backbone = text_to_image()
-    expected = avi.edit_prompt(backbone, "a person", "an old person", 0, steps=4).edited.codes
+    expected = avi.edit_prompt(backbone, "a person", "an old person", seeds=0, steps=4).edited.codes
     own, state = backbone.pipe.scheduler, torch.random.get_rng_state()
     for step in range(1, 12):
         calls = 0
@@ -377,13 +377,13 @@ def test_edits_that_were_interrupted_leave_the_model_as_it_was():
 
         hook = backbone.pipe.unet.register_forward_pre_hook(stop)
         try:
-            avi.edit_prompt(backbone, "a person", "an old person", 0, steps=4)
+            avi.edit_prompt(backbone, "a person", "an old person", seeds=0, steps=4)
         except KeyboardInterrupt:
             pass
         finally:
             hook.remove()
         assert backbone.pipe.scheduler is own is backbone.scheduler
         assert torch.equal(torch.random.get_rng_state(), state) and torch.is_grad_enabled()
-    again = avi.edit_prompt(backbone, "a person", "an old person", 0, steps=4).edited.codes
+    again = avi.edit_prompt(backbone, "a person", "an old person", seeds=0, steps=4).edited.codes
     assert torch.equal(again, expected)
     assert trajectory.run(backbone, "a person", 0, steps=2).codes.isfinite().all()

@@ -205,6 +205,6 @@ def test_no_time_left(folder, tmp_path, monkeypatch):
 
 def test_edits_of_many_pictures_are_those_of_few():
     backbone = text_to_image()
-    many = avi.edit_prompt(backbone, "a person", "an old person", range(40), steps=4)
-    few = avi.edit_prompt(backbone, "a person", "an old person", [39], steps=4)
+    many = avi.edit_prompt(backbone, "a person", "an old person", seeds=range(40), steps=4)
+    few = avi.edit_prompt(backbone, "a person", "an old person", seeds=[39], steps=4)
     assert torch.allclose(many.edited.final[-1], few.edited.final[0], atol=1e-4)

@@ -98,7 +98,7 @@ def test_states_of_the_libraries_change_nothing(state):
     backbone = text_to_image()
 
     def draw():
-        edit = avi.edit_prompt(backbone, "a person", "an old person", [0, 1], steps=4)
+        edit = avi.edit_prompt(backbone, "a person", "an old person", seeds=[0, 1], steps=4)
         return backbone.decode(edit.edited.final)
 
     expected, before = draw(), torch.random.get_rng_state()

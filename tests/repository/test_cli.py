@@ -59,7 +59,14 @@ def pixels(name):
 
 def made(folder, *, seeds=0, **settings):
     return avi.edit_prompt(
-        backbones.load(folder), "a person", "an old person", seeds, steps=4, guidance=2, whole=True, **place(**settings)
+        backbones.load(folder),
+        "a person",
+        "an old person",
+        seeds=seeds,
+        steps=4,
+        guidance=2,
+        whole=True,
+        **place(**settings),
     )
 
 

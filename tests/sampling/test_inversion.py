@@ -256,7 +256,9 @@ def test_an_inverted_picture_is_edited():
 def test_a_drawn_trajectory_is_edited_as_its_prompt_is():
     backbone = text_to_image()
     settings = {"tx": 0.5, "dtau": 0, "branch": 1.0}
-    whole = avi.edit_prompt(backbone, "a person", "an old person", [3, 4], **place(steps=6, whole=True, **settings))
+    whole = avi.edit_prompt(
+        backbone, "a person", "an old person", seeds=[3, 4], **place(steps=6, whole=True, **settings)
+    )
     again = avi.edit_prompt(backbone, whole.source, "an old person", **place(**settings))
     assert torch.equal(again.edited.codes, whole.edited.codes)
 

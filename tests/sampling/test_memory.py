@@ -92,8 +92,8 @@ def test_solvers_with_a_memory_are_replayed_chunk_by_chunk():
 def test_edits_and_attributes_hold_to_it():
     backbone = text_to_image()
     limit = enough_for(backbone, 2)
-    edit = avi.edit_prompt(backbone, "a person", "an old person", range(5), steps=4, max_memory=limit)
-    alone = avi.edit_prompt(backbone, "a person", "an old person", [2, 3], steps=4)
+    edit = avi.edit_prompt(backbone, "a person", "an old person", seeds=range(5), steps=4, max_memory=limit)
+    alone = avi.edit_prompt(backbone, "a person", "an old person", seeds=[2, 3], steps=4)
     assert torch.equal(edit.edited.codes[:, 2:4], alone.edited.codes)
     learned = attribute.Attribute.of(edit)
     source, edited = attribute.apply(backbone, learned, "a person", range(5), max_memory=limit)
@@ -117,7 +117,7 @@ def test_edits_that_would_not_fit_are_refused_before_anything_is_drawn(monkeypat
     limit = 2 * 10 * 4 * Limit.of(backbone).code / GB
     monkeypatch.setattr(type(backbone), "denoise", None)
     with pytest.raises(ValueError, match="10 pictures of .* draw .* at a time"):
-        avi.edit_prompt(backbone, "a person", "an old person", range(10), steps=4, max_memory=limit)
+        avi.edit_prompt(backbone, "a person", "an old person", seeds=range(10), steps=4, max_memory=limit)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "8", True, None])

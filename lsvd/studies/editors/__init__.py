@@ -1,4 +1,4 @@
-"""Ways of editing that the study comparison holds against each other, each with the settings that it tries."""
+"""The editors that the study comparison compares, with the settings that each one tries."""
 
 from lsvd.studies.editors.editor import Editor, Job
 from lsvd.studies.editors.grids import GRIDS, METHODS, tries

@@ -1,7 +1,7 @@
-"""Prompt-to-prompt (Hertz et al. 2023, arXiv 2208.01626): the source's attention maps are handed to the target.
+"""Prompt-to-prompt (Hertz et al. 2023, arXiv 2208.01626): the target takes over the source's attention maps.
 
 Source and target are drawn side by side from the same noise. Within the first steps the target's cross-attention takes
-the source's maps for the words that both prompts have, and its self-attention takes the source's maps as they are.
+the source's maps for the words that both prompts have, and its self-attention takes all of the source's maps.
 """
 
 import copy
@@ -22,8 +22,9 @@ from lsvd.studies.editors.shipped import Shipped
 class Maps:
     """An attention processor of diffusers that hands the source's maps to the target, in a batch of both.
 
-    Rows of a batch are u of n sources and n targets, then their s. words: for each word of the target the source's
-    word that it is, shape (words,), -1 for a new one; None for self-attention. on: whether maps are handed over.
+    Rows of a batch are u of n sources and n targets, then their s. words: for each word of the target the number of
+    the same word in the source, shape (words,), -1 for a new one; None for self-attention. on: whether maps are handed
+    over.
     """
 
     def __init__(self, count: int, words: Tensor | None):
@@ -37,7 +38,7 @@ class Maps:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """What AttnProcessor computes, with the target's maps exchanged."""
+        """The output of AttnProcessor, with the target's maps exchanged."""
         states, shape = hidden_states, hidden_states.shape
         if states.ndim == 4:
             states = states.flatten(2).mT
@@ -47,30 +48,30 @@ class Maps:
         if encoder_hidden_states is not None and attn.norm_cross:
             context = attn.norm_encoder_hidden_states(context)
         query, key, value = attn.to_q(states), attn.to_k(context), attn.to_v(context)
-        query, key, value = (attn.head_to_batch_dim(each) for each in (query, key, value))
+        query, key, value = map(attn.head_to_batch_dim, (query, key, value))
         maps = attn.get_attention_scores(query, key, attention_mask)
         if self.on:
-            maps = self._handed(maps.unflatten(0, (len(states), -1))).flatten(0, 1)
+            maps = self._exchanged(maps.unflatten(0, (len(states), -1))).flatten(0, 1)
         out = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(torch.bmm(maps, value))))
         out = out.mT.reshape(shape) if len(shape) == 4 else out
         out = out + hidden_states if attn.residual_connection else out
         return out / attn.rescale_output_factor
 
-    def _handed(self, maps: Tensor) -> Tensor:
+    def _exchanged(self, maps: Tensor) -> Tensor:
         """Maps, shape (4n, heads, positions, keys), with those of the n conditional targets exchanged."""
         n = self.count
         source, target = maps[2 * n : 3 * n], maps[3 * n :]
         if self.words is None:
-            taken = source
+            mixed = source
         else:
             words = self.words.to(maps.device)
-            taken = torch.where(words >= 0, source[..., words.clamp(min=0)], target)
-        return torch.cat([maps[: 3 * n], taken])
+            mixed = torch.where(words >= 0, source[..., words.clamp(min=0)], target)
+        return torch.cat([maps[: 3 * n], mixed])
 
 
 @dataclass(frozen=True)
 class PromptToPrompt(Shipped):
-    """Prompt-to-prompt, for the shares of the steps in which cross- and self-attention are the source's."""
+    """Prompt-to-prompt. cross, own: the shares of the steps in which cross- and self-attention are the source's."""
 
     method: ClassVar[str] = "prompt-to-prompt"
     cross: float = 0.8
@@ -86,8 +87,8 @@ class PromptToPrompt(Shipped):
         pipe.unet.set_attn_processor(dict(maps))
 
         def set_maps(step: int) -> None:
-            for name, each in maps.items():
-                each.on = step < round((self.cross if kinds[name] else self.own) * settings.steps)
+            for name, processor in maps.items():
+                processor.on = step < round((self.cross if kinds[name] else self.own) * settings.steps)
 
         def callback(pipe: StableDiffusionPipeline, step: int, t: Tensor, tensors: dict) -> dict:
             set_maps(step + 1)
@@ -106,7 +107,7 @@ class PromptToPrompt(Shipped):
 
 
 def shared_words(tokenizer: CLIPTokenizer, source: str, target: str) -> Tensor:
-    """For each token of the target the source's token that it is, -1 for one that is new: shape (tokens,)."""
+    """For each token of the target the place of the same token in the source, -1 for a new one: shape (tokens,)."""
     ids = [tokenizer(text, padding="max_length", truncation=True).input_ids for text in (source, target)]
     places = torch.full((len(ids[1]),), -1)
     for a, b, size in difflib.SequenceMatcher(None, *ids, autojunk=False).get_matching_blocks():

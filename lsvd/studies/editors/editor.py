@@ -1,4 +1,4 @@
-"""What every editor has in common: it takes pictures of a source prompt to a target prompt."""
+"""The common interface of all editors, which take pictures of a source prompt to a target prompt."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +12,7 @@ from lsvd.sampling.trajectory import Trajectory
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is edited: the whole trajectory of the source prompt, its pictures (n, 3, H, W) in [0, 1], and the target.
+    """The input of an edit: the whole trajectory of the source prompt, its pictures (n, 3, H, W) in [0, 1], the target.
 
     The source prompt is that of the trajectory.
     """
@@ -35,10 +35,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Editor(ABC):
-    """An editor with its settings: two of the same settings are equal, and do the same."""
+    """An editor with its settings: two with the same settings are equal, and do the same."""
 
     method: ClassVar[str]
-    """As tables name it."""
+    """The name in tables."""
 
     @abstractmethod
     def edit(self, job: Job) -> Tensor:
@@ -51,10 +51,10 @@ class Editor(ABC):
     @property
     def setting(self) -> str:
         """The settings in short."""
-        return ", ".join(f"{each.name.replace('_', ' ')} {_text(getattr(self, each.name))}" for each in fields(self))
+        return ", ".join(f"{entry.name.replace('_', ' ')} {_text(getattr(self, entry.name))}" for entry in fields(self))
 
     def key(self) -> dict[str, Any]:
-        """What measurements of it are named by on disk."""
+        """The settings by which its measurements are named on disk."""
         return {"method": self.method, **asdict(self)}
 
 

@@ -1,4 +1,4 @@
-"""The settings that each editor tries on the seeds for choosing: a few values of everything that it lets one choose."""
+"""The settings that each editor tries on the seeds for choosing: a few values of every option."""
 
 from lsvd.studies.editors.attention import PromptToPrompt
 from lsvd.studies.editors.editor import Editor

@@ -1,6 +1,6 @@
-"""What an editor does to pictures, measured: in pieces of one setting, one attribute and a few seeds.
+"""Measurements of editors, in pieces of one setting, one attribute and a few seeds.
 
-Each piece is kept in build/cache when it is done, so a stopped run goes on; a whole stage in measurements/comparison.
+Each finished piece is kept in build/cache, so a stopped run goes on; a whole stage is kept in measurements/comparison.
 """
 
 import time
@@ -32,14 +32,14 @@ from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
 from lsvd.testbed.effects import Effects, compare, tally
 from lsvd.testbed.reader import Reader
 
-FORMAT = 1  # of what is measured; raise it when the code that measures changes
+FORMAT = 1  # of the measurements; raise it when the code that measures changes
 REFERENCE = 5000
 """The first seed of the target prompt's pictures that Fréchet distances are taken from."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What edits are made and measured with; judge is None where no reader knows the pictures."""
+    """The models that edit and measure; judge is None if no reader knows the pictures."""
 
     backbone: TextToImage
     clip: Clip
@@ -47,12 +47,12 @@ class Bench:
 
     @cached_property
     def instruments(self) -> Mapping[str, perception.Layers]:
-        """What measures how far pictures moved, by name."""
+        """The measures of how far pictures moved, by name."""
         return perception.instruments(self.clip)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What determines a measurement, but for rounding; as it is when first asked for."""
+        """Everything that determines a measurement, but for rounding, as of the first use."""
         backbone, shape = self.backbone, identity.identity(self.backbone)
         return {name: shape[name] for name in ("weights", "scheduler", "config", "dtype", "size")} | {
             "steps": backbone.entry.steps,
@@ -66,13 +66,13 @@ class Bench:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one setting did to n pictures, a tensor of shape (n,) each.
+    """The effects of one setting on n pictures, a tensor of shape (n,) each.
 
-    had, has: whether the attribute was read before and after; side: the mean move of all other factors. Without a
-    reader none of them means anything. gain: how far the CLIP score went from the source's to the target prompt's,
-    which pictures of the target prompt have on average 1 of. clip: the cosine of picture and target prompt, times 100.
+    had, has: whether the attribute was read before and after. side: the mean move of all other factors. All three mean
+    nothing without a reader. gain: the change of the CLIP score towards the target prompt, in units of the mean change
+    of pictures of that prompt. clip: the cosine of picture and target prompt, times 100.
     lpips_clip, lpips_imagenet: distance to the source, NaN if not measured. features: for Fréchet distances, (n, d).
-    evaluations: of the network, for each picture, beside those of the source's picture. seconds: likewise.
+    evaluations: of the network, for each picture, without those of the source's picture. seconds: likewise.
     """
 
     had: Tensor
@@ -93,13 +93,13 @@ class Outcome:
 
 
 Measured = Mapping[str, Mapping[Editor, Outcome]]
-"""What each setting did, by attribute."""
+"""The outcome of each setting, by attribute."""
 
 
 def load_bench(name: str = "mini-sd", device: str = "cpu", clip: str | Path | None = None) -> Bench:
     """The bench of a text-to-image backbone, by name or folder. clip: a folder with the CLIP model to score with.
 
-    Raises ValueError for a backbone without prompts, and for one that mini-clip was not made for without `clip`.
+    Raises ValueError for a backbone without prompts, and for pictures that mini-clip does not know without `clip`.
     """
     backbone = backbones.load(name, device)
     if backbone.kind != "text-to-image":
@@ -120,31 +120,33 @@ def stage(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> Measured:
-    """What each setting does to the seeds' pictures, by attribute; read if it was measured before.
+    """The outcome of each setting for the seeds' pictures, by attribute; read if it was measured before.
 
-    chunk: seeds a piece. folder: measurements("comparison") if None. Raises WriteError, before anything is measured,
-    where it cannot be kept.
+    chunk: seeds a piece. folder: measurements("comparison") if None. Raises WriteError, before anything is measured, if
+    the outcome could not be kept.
     """
     chunks = [tuple(seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)]
-    found: dict[str, dict[Editor, Outcome]] = {}
+    outcomes: dict[str, dict[Editor, Outcome]] = {}
     total = len(attributes) * len(editors) * len(chunks)
     with bar(total=total, desc=bench.backbone.name, unit="piece", progress=progress) as shown:
         for name in attributes:
-            made_by = {**bench.identity, "attribute": name, "source": SOURCE, "chunks": chunks}
-            made_by |= {"editors": [editor.key() for editor in editors]}
+            settings = {**bench.identity, "attribute": name, "source": SOURCE, "chunks": chunks}
+            settings |= {"editors": [editor.key() for editor in editors]}
             stacked = results.remember(
                 bench.backbone.name,
-                made_by,
+                settings,
                 lambda name=name: _pieces(bench, name, editors, chunks, shown.update),
                 folder=folder or measurements("comparison"),
                 must_keep=True,
             )
-            found[name] = {e: Outcome(**{k: each[i] for k, each in stacked.items()}) for i, e in enumerate(editors)}
-    return found
+            outcomes[name] = {
+                e: Outcome(**{k: values[i] for k, values in stacked.items()}) for i, e in enumerate(editors)
+            }
+    return outcomes
 
 
 def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str | Path | None = None) -> Tensor:
-    """Features of `count` pictures of an attribute's prompt, of other seeds than any that are edited: (count, d)."""
+    """Features of `count` pictures of an attribute's prompt, of seeds that are never edited: (count, d)."""
     seeds = tuple(range(REFERENCE, REFERENCE + count))
 
     def make() -> dict[str, Tensor]:
@@ -158,15 +160,15 @@ def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str 
 
 @contextmanager
 def counting(network: torch.nn.Module) -> Iterator[list[int]]:
-    """How many pictures a network, and copies that are made of it meanwhile, are run on."""
-    seen: list[int] = []
+    """The numbers of pictures in the calls of a network, and of copies made meanwhile."""
+    counts: list[int] = []
 
     def count(module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        seen.append(len(args[0] if args else next(iter(kwargs.values()))))
+        counts.append(len(args[0] if args else next(iter(kwargs.values()))))
 
     handle = network.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        yield seen
+        yield counts
     finally:
         handle.remove()
 
@@ -192,41 +194,41 @@ def _pieces(
 
 def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """The fields of Outcome of one setting."""
-    backbone, wanted = bench.backbone, ATTRIBUTES[name]
-    target, n = target_prompt(wanted), len(seeds)
+    backbone, attribute = bench.backbone, ATTRIBUTES[name]
+    target, n = target_prompt(attribute), len(seeds)
     source = trajectories(backbone, SOURCE, seeds, batch=n)
     before = backbone.decode(source.final)
     start = time.perf_counter()
-    with counting(denoiser(backbone.pipe)) as seen:
+    with counting(denoiser(backbone.pipe)) as counts:
         after = editor.edit(Job(backbone, source, before, target))
     seconds = (time.perf_counter() - start) / n
     text, vectors = bench.clip.texts([target]), [bench.clip.pictures(p) for p in (before, after)]
-    was, now = ((each @ text.T)[:, 0].double().cpu() for each in vectors)
-    made = {"clip": 100 * now, "gain": (now - was) / _rise(bench, name, seeds)}
-    for each in ("lpips_clip", "lpips_imagenet"):
-        layers = bench.instruments.get(each)
+    score_before, score_after = ((pictures @ text.T)[:, 0].double().cpu() for pictures in vectors)
+    values = {"clip": 100 * score_after, "gain": (score_after - score_before) / _rise(bench, name, seeds)}
+    for instrument in ("lpips_clip", "lpips_imagenet"):
+        layers = bench.instruments.get(instrument)
         distance = torch.full((n,), torch.nan) if layers is None else perception.distances(before, after, layers)
-        made[each] = distance.double()
+        values[instrument] = distance.double()
     if bench.judge is None:
-        made |= {"had": torch.zeros(n, dtype=torch.bool), "has": torch.zeros(n, dtype=torch.bool)}
-        made |= {"side": torch.zeros(n, dtype=torch.float64), "features": vectors[1].half().cpu()}
+        values |= {"had": torch.zeros(n, dtype=torch.bool), "has": torch.zeros(n, dtype=torch.bool)}
+        values |= {"side": torch.zeros(n, dtype=torch.float64), "features": vectors[1].half().cpu()}
     else:
         readings = [bench.judge.read(p) for p in (before, after)]
-        had, has, side = compare(*readings, bench.judge.scene, wanted)
-        made |= {"had": had.cpu(), "has": has.cpu(), "side": side.double().cpu(), "features": _features(bench, after)}
-    made |= {"evaluations": torch.full((n,), sum(seen) / n), "seconds": torch.full((n,), seconds)}
-    return {each.name: made[each.name] for each in fields(Outcome)}
+        had, has, side = compare(*readings, bench.judge.scene, attribute)
+        values |= {"had": had.cpu(), "has": has.cpu(), "side": side.double().cpu(), "features": _features(bench, after)}
+    values |= {"evaluations": torch.full((n,), sum(counts) / n), "seconds": torch.full((n,), seconds)}
+    return {entry.name: values[entry.name] for entry in fields(Outcome)}
 
 
 def _rise(bench: Bench, name: str, seeds: tuple[int, ...]) -> float:
-    """By how much pictures of the target prompt have more of its CLIP score than those of the source, on average."""
+    """The mean CLIP score of pictures of the target prompt minus that of the source's pictures."""
 
     def make() -> dict[str, Tensor]:
         text = bench.clip.texts([target_prompt(ATTRIBUTES[name])])
-        drawn = [
+        walks = [
             trajectories(bench.backbone, p, seeds, batch=len(seeds)) for p in (SOURCE, target_prompt(ATTRIBUTES[name]))
         ]
-        scores = [(bench.clip.pictures(bench.backbone.decode(walk.final)) @ text.T).mean() for walk in drawn]
+        scores = [(bench.clip.pictures(bench.backbone.decode(walk.final)) @ text.T).mean() for walk in walks]
         return {"rise": (scores[1] - scores[0]).double().reshape(1)}
 
     about = {**bench.identity, "rise of": name, "source": SOURCE, "seeds": seeds}
@@ -237,5 +239,5 @@ def _rise(bench: Bench, name: str, seeds: tuple[int, ...]) -> float:
 @torch.no_grad()
 def _features(bench: Bench, pictures: Tensor) -> Tensor:
     """The reader's features, or mini-clip's where no reader knows the pictures, float16 on the CPU: (n, d)."""
-    found = bench.clip.pictures(pictures) if bench.judge is None else bench.judge.features(pictures)
-    return found.half().cpu()
+    features = bench.clip.pictures(pictures) if bench.judge is None else bench.judge.features(pictures)
+    return features.half().cpu()

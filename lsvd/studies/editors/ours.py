@@ -30,8 +30,8 @@ class LowRankGuidance(Editor):
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
         values = (self.rank, self.strength, self.start, self.end, self.channels, self.entries)
-        made = edit_prompt(job.backbone, job.source, job.target, method=LowRank(*values))
-        return job.backbone.decode(made.edited.final)
+        edit = edit_prompt(job.backbone, job.source, job.target, method=LowRank(*values))
+        return job.backbone.decode(edit.edited.final)
 
     @property
     def setting(self) -> str:
@@ -79,8 +79,8 @@ class Integration(Editor):
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
         placement = Placement(self.tx, 0, self.branch)
-        made = edit_prompt(job.backbone, job.source, job.target, placement=placement, method=self.how())
-        return job.backbone.decode(made.edited.final)
+        edit = edit_prompt(job.backbone, job.source, job.target, placement=placement, method=self.how())
+        return job.backbone.decode(edit.edited.final)
 
     def how(self):
         """The method of lsvd.avi.edit.edit_prompt."""
@@ -110,9 +110,9 @@ class Lerp(Editor):
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
         placement = Placement(self.tx, 0, self.branch)
-        how = lambda x, z: torch.lerp(x, z, self.weight)  # noqa: E731
-        made = edit_prompt(job.backbone, job.source, job.target, placement=placement, method=how)
-        return job.backbone.decode(made.edited.final)
+        method = lambda x, z: torch.lerp(x, z, self.weight)  # noqa: E731
+        edit = edit_prompt(job.backbone, job.source, job.target, placement=placement, method=method)
+        return job.backbone.decode(edit.edited.final)
 
 
 @dataclass(frozen=True)

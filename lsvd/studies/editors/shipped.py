@@ -1,7 +1,7 @@
 """Editors of diffusers, as they ship: SDEdit, LEDITS++ and SEGA.
 
-Each gets a pipeline of its own that shares the backbone's parts. LEDITS++ exchanges the network's attention processors
-and changes its scheduler's configuration, so it gets copies of both.
+Each has its own pipeline, which shares the backbone's parts. LEDITS++ exchanges the network's attention processors and
+changes its scheduler's configuration, so it gets copies of both.
 """
 
 import copy
@@ -44,7 +44,7 @@ class SDEdit(Shipped):
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
         settings = job.source.settings
-        drawn = _pipeline(StableDiffusionImg2ImgPipeline, job.backbone)(
+        output = _pipeline(StableDiffusionImg2ImgPipeline, job.backbone)(
             prompt=[job.target] * job.count,
             image=job.pictures,
             strength=self.strength,
@@ -53,7 +53,7 @@ class SDEdit(Shipped):
             generator=[torch.Generator().manual_seed(mix(seed, 1)) for seed in settings.seeds],
             output_type="pt",
         )
-        return drawn.images.float()
+        return output.images.float()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LEditsPP(Shipped):
     skip: float = 0.4
 
     def fits(self, backbone: TextToImage) -> bool:
-        """See Editor. It takes pictures of multiples of 32 pixels."""
+        """See Editor. The sides of its pictures are multiples of 32 pixels."""
         return super().fits(backbone) and not any(side % 32 for side in backbone.size)
 
     def edit(self, job: Job) -> Tensor:
@@ -84,7 +84,7 @@ class LEditsPP(Shipped):
         pipe.invert(
             image=job.pictures, num_inversion_steps=job.source.settings.steps, skip=self.skip, generator=generator
         )
-        drawn = pipe(
+        output = pipe(
             editing_prompt=[job.target],
             edit_guidance_scale=self.scale,
             edit_threshold=self.threshold,
@@ -93,7 +93,7 @@ class LEditsPP(Shipped):
             generator=generator,
             output_type="np",
         )
-        return _pictures(drawn.images, job)
+        return _pictures(output.images, job)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class SEGA(Shipped):
 
             pipe = _pipeline(SemanticStableDiffusionPipeline, job.backbone, copy.deepcopy(job.backbone.scheduler))
         settings = job.source.settings
-        drawn = pipe(
+        output = pipe(
             prompt=[job.prompt] * job.count,
             latents=job.source.codes[0].clone(),
             num_inference_steps=settings.steps,
@@ -124,20 +124,20 @@ class SEGA(Shipped):
             edit_warmup_steps=self.warmup,
             output_type="np",
         )
-        return _pictures(drawn.images, job)
+        return _pictures(output.images, job)
 
 
 def _pipeline(kind: type, backbone: TextToImage, scheduler: Any = None, network: Any = None) -> Any:
-    """A pipeline of a class with the backbone's parts, some exchanged, that shows no bars."""
+    """A pipeline of a class with the backbone's parts, some replaced; it shows no bars."""
     pipe = backbone.pipe
     parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     parts |= {"scheduler": scheduler or copy.deepcopy(backbone.scheduler)}
     parts |= {"unet": network} if network is not None else {}
-    made = kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    made.set_progress_bar_config(disable=True)
-    return made
+    result = kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    result.set_progress_bar_config(disable=True)
+    return result
 
 
 def _pictures(images: np.ndarray, job: Job) -> Tensor:
-    """Pictures as a pipeline gives them, (n, H, W, 3), as (n, 3, H, W) where the job's are."""
+    """The pictures of a pipeline, (n, H, W, 3), as (n, 3, H, W) on the device of the job's."""
     return torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2).float().to(job.pictures.device).clamp(0, 1)

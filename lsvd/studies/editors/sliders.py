@@ -1,7 +1,7 @@
 """Concept Sliders (Gandikota et al. 2024, arXiv 2311.12092): a LoRA of rank 4, trained on a pair of prompts by PEFT.
 
-The adapted network is to predict, for the source prompt, e(source) + eta (e(target) - e(source)), e the network as it
-was. It is trained on codes of the source's own trajectories, of seeds that are not edited, and switched on from a
+For the source prompt, the adapted network learns to predict e(source) + eta (e(target) - e(source)), with e the
+original network. It is trained on codes of the source's own trajectories, of seeds that are not edited, and used from a
 timestep on.
 """
 
@@ -48,8 +48,8 @@ class ConceptSlider(Shipped):
         network.set_adapters([NAME], [self.scale])
         pipe = copy.copy(backbone.pipe)
         pipe.unet = network
-        slid = TextToImage(pipe, backbone.entry, backbone.scheduler, backbone.words, backbone.size)
-        return backbone.decode(resume(backbone, job.source, job.source.nearest(self.start), by=slid).final)
+        adapted = TextToImage(pipe, backbone.entry, backbone.scheduler, backbone.words, backbone.size)
+        return backbone.decode(resume(backbone, job.source, job.source.nearest(self.start), by=adapted).final)
 
     def weights(self, job: Job) -> results.Tensors:
         """The trained adapter of a pair of prompts, kept on disk."""
@@ -72,7 +72,7 @@ def train(backbone: TextToImage, settings: Settings, target: str, iterations: in
         texts = [pipe.encode_prompt(text, backbone.device, BATCH, False)[0] for text in (prompt, target)]
     network = _adapted(backbone)
     weights = _adapter(network)
-    torch.manual_seed(0)  # of nothing that follows, but for dropout, which there is none of
+    torch.manual_seed(0)  # for dropout alone, which these networks do not have
     for value in weights.values():
         value.requires_grad_(True)
     optimiser = torch.optim.Adam(weights.values(), RATE)
@@ -83,8 +83,8 @@ def train(backbone: TextToImage, settings: Settings, target: str, iterations: in
         x = scheduler.scale_model_input(codes[step][rows], t)
         with torch.no_grad():
             s, g = (pipe.unet(x, t, encoder_hidden_states=text).sample for text in texts)
-        predicted = network(x, t, encoder_hidden_states=texts[0]).sample
-        loss = (predicted - (s + ETA * (g - s))).square().mean()
+        prediction = network(x, t, encoder_hidden_states=texts[0]).sample
+        loss = (prediction - (s + ETA * (g - s))).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

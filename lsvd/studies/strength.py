@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
 
@@ -30,6 +31,12 @@ from lsvd.testbed.reader import Reader
 
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 CLAIM = "strength turns the attribute up"
+FIELDS = {"probability": "after", "side_effects": "side"}
+"""The columns of the table, and the fields of lsvd.studies.edits.Outcome that they hold."""
+
+CHANGES = ("side", "distance", "chroma")
+"""The fields that say how far a picture is from the source's."""
+
 STEADY = 0.9
 """Spearman's correlation of strength and probability above which the claim holds wholly."""
 
@@ -141,7 +148,7 @@ def verdicts(result: Result) -> list[Verdict]:
 def rows(result: Result) -> list[dict[str, str | int]]:
     """The rows of outputs/tables/strength.csv: the curves of each attribute.
 
-    A mean is empty where fewer than two pictures count.
+    A mean is empty where fewer than two pictures count. Side effects at strength 0 are those of no edit (see `curve`).
     """
     table = []
     for ways in result.ways.values():
@@ -150,16 +157,27 @@ def rows(result: Result) -> list[dict[str, str | int]]:
                 outcome, lacking = outcomes[way], ~outcomes[way].had
                 row = {"attribute": name, "method": way.family, "strength": f"{strength:g}", "tx": f"{way.tx:g}"}
                 for head, numbers in (("probability", outcome.after[lacking]), ("side_effects", outcome.side)):
-                    known = intervals.mean(numbers, bounds=intervals.UNIT) if len(numbers) > 1 else None
+                    known = _mean(numbers, way, FIELDS[head]) if len(numbers) > 1 else None
                     row |= intervals.columns(head, known)
                 table.append(row | {"n": int(lacking.sum())})
     return table
 
 
 def curve(measured: Measured, ways: Sequence[Way], what: str) -> list[Interval]:
-    """The mean over attributes and pictures at each strength. Raises ValueError if fewer than two pictures count."""
+    """The mean over attributes and pictures at each strength.
+
+    An edit of strength 0 is the source itself: its CHANGES are 0 by construction, and have no interval. Raises
+    ValueError if fewer than two pictures count.
+    """
     columns = values(measured, ways, what).swapaxes(0, 1)
-    return [intervals.mean(of_seeds(column), bounds=BOUNDS[what]) for column in columns]
+    return [_mean(of_seeds(column), way, what) for column, way in zip(columns, ways, strict=True)]
+
+
+def _mean(numbers: ArrayLike, way: Way, what: str) -> Interval:
+    """The mean of a field of Outcome, with its interval unless it is known without one."""
+    known = intervals.mean(numbers, bounds=BOUNDS[what])
+    sure = what in CHANGES and way.weight == 0
+    return Interval(known.value, known.value, known.value, known.n) if sure else known
 
 
 def monotone(measured: Measured, ways: Sequence[Way], strengths: Sequence[float]) -> Interval:

@@ -66,13 +66,26 @@ def test_a_code_holds_its_estimate_by_alpha():
         assert predictions.level(model, walk, t) == pytest.approx(float(expected))
 
 
+def test_clipped_estimates_are_the_samplers(seen):
+    model = KINDS["unconditional"]()
+    model = model.with_scheduler(DDIMScheduler.from_config(model.scheduler.config, clip_sample=True))
+    walk = run(model, None, (0, 1), steps=4)
+    used = torch.stack(seen[-4:]).double()
+    own = predictions.estimates(model, walk)
+    assert_close(own, used, rtol=1e-4, atol=1e-4)
+    assert own.abs().max() == 1 and (own.abs() < 1).any()
+    with pytest.raises(ValueError, match="clipped estimates"):
+        predictions.differences(model, walk, "a person")
+
+
 def test_other_samplers_are_refused():
     model = plain("unconditional")
     with pytest.raises(ValueError, match="DDIM alone, with eta 0"):
         predictions.estimates(model, run(model, None, (0,), steps=4, eta=1.0))
+    config = model.scheduler.config
     for other in (
         model.with_scheduler(EulerDiscreteScheduler),
-        model.with_scheduler(DDIMScheduler.from_config(model.scheduler.config, clip_sample=True)),
+        model.with_scheduler(DDIMScheduler.from_config(config, thresholding=True)),
     ):
-        with pytest.raises(ValueError, match="no clipping"):
+        with pytest.raises(ValueError, match="no thresholding"):
             predictions.estimates(other, run(other, None, (0,), steps=4))

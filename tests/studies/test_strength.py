@@ -43,6 +43,20 @@ def test_curves_are_means_over_attributes_and_pictures():
     assert [p.value for p in strength.curve(measured(LINE), WAYS, "side")] == pytest.approx([0, 0.05, 0.1])
 
 
+def test_strength_0_has_no_interval_where_it_is_the_source():
+    own = result(1.0)
+    own = replace(own, measured={name: dict(by_way) for name, by_way in own.measured.items()})
+    zero = strength.STRENGTHS.index(0.0)
+    source = own.ways["AVI"][zero]
+    for by_way in own.measured.values():
+        by_way[source] = replace(by_way[source], side=torch.zeros(4))
+    side, after = (own.curves(what)["AVI"] for what in ("side", "after"))
+    assert side[:, zero].tolist() == [0, 0, 0] and side[2, zero + 1] > side[0, zero + 1]
+    assert after[1, zero] < after[0, zero] < after[2, zero]
+    row = strength.rows(own)[zero]
+    assert (row["side_effects"], row["side_effects_low"], row["side_effects_high"]) == ("0.0000",) * 3
+
+
 def test_pictures_that_had_the_attribute_do_not_count():
     own = measured(LINE, had=(0, 1, 0))
     assert np.isnan(merit.values(own, WAYS, "after")[0, :, 1]).all()

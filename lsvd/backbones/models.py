@@ -345,6 +345,12 @@ class TextToImage(Backbone):
                 raise
             return {"latents": pack(x, layout).to(latents.dtype)}
 
+        if getattr(denoiser(self.pipe), "is_cache_enabled", False):
+            # what it leaves out depends on the steps before, and on a call before that was stopped
+            raise ValueError(
+                f"{self.name} skips parts of steps by what earlier steps left, so codes do not tell how it goes on: "
+                "call disable_cache() on its denoiser"
+            )
         with _explained(self.name, raised):
             self._call(scheduler, code, request, generators, callback)
 

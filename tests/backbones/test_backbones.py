@@ -6,9 +6,10 @@ import warnings
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import DDPMPipeline, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel, hooks
 from safetensors.torch import load_file, save_file
 from tiny import KINDS, WORDS, text_to_image, tiny_ddpm, tiny_pipeline, unconditional
+from tiny_families import build
 from torch.testing import assert_close
 
 from lsvd import backbones, checks, paths
@@ -489,3 +490,23 @@ def test_own_pipelines():
     backbone = backbones.from_pipeline(tiny_ddpm())
     assert backbone.name == "DDPMPipeline" and backbone.kind == "unconditional"
     assert backbones.from_pipeline(tiny_pipeline()).kind == "text-to-image"
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        hooks.MagCacheConfig(num_inference_steps=4, calibrate=False, mag_ratios=[1.0] * 4),
+        hooks.TaylorSeerCacheConfig(cache_interval=3, disable_cache_before_step=2, max_order=1),
+        hooks.FirstBlockCacheConfig(threshold=0.3),
+    ],
+    ids=lambda cache: type(cache).__name__,
+)
+def test_caches_between_steps_are_refused(cache):
+    """A trajectory that is taken up has no earlier steps, and a stopped call leaves its own in them."""
+    backbone = backbones.from_pipeline(build("FluxPipeline"), size=16)
+    walk = run(backbone, "a person", [1], 4)
+    backbone.pipe.transformer.enable_cache(cache)
+    with pytest.raises(ValueError, match="earlier steps left.*: call disable_cache"):
+        run(backbone, "a person", [1], 4)
+    backbone.pipe.transformer.disable_cache()
+    assert torch.equal(run(backbone, "a person", [1], 4).codes, walk.codes)

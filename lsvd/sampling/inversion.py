@@ -26,14 +26,19 @@ from diffusers import (
 )
 from torch import Tensor
 
+from lsvd.backbones.devices import cpu_by_default
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, passing_on, remembers, starting_at
+from lsvd.checks import integer
 from lsvd.decomposition.svd import double
 from lsvd.progress import bar
-from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
+from lsvd.sampling.memory import MAX_MEMORY, Limit
+from lsvd.sampling.trajectory import Settings, Trajectory, denoise
 
 MEMORY = 5  # how many codes before the last are mixed
 INNER = 6  # how often a code is tried in one sweep over all of them
+EXTRA, PATIENCE = 3, 4
+"""How many times its budget a solver with a memory may take where sweeps still help, seen over so many sweeps."""
 FAR, LOUD = 0.05, 3.0
 """The distance, and the size of x_T as a multiple of noise's, above which `invert` warns."""
 
@@ -62,6 +67,7 @@ def invert(
     negative_prompt: str | Sequence[str] | None = None,
     iterations: int = 20,
     tolerance: float = 1e-5,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **call_kwargs: Any,
 ) -> Inversion:
@@ -72,7 +78,9 @@ def invert(
     solution that iteration finds; edits of the trajectory take over its guidance, and text-to-image models hardly hear
     a prompt without (3 is a good choice). First diffusers' inverse scheduler of the backbone's, on the sampler's own
     noise levels, where there is one (DDIM, DPM-Solver), or the same with the sampler's steps; then up to `iterations`
-    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept.
+    evaluations of the model a step, until all residuals are below `tolerance`, of which the best is kept; three times
+    as many for a solver that remembers earlier steps, where that still helps. max_memory: as for
+    `lsvd.sampling.trajectory.run`; more pictures than fit are inverted one chunk after another.
 
     Warns (UserWarning) where the distance exceeds 0.05, or x_T is more than 3 times as large as noise: not every
     sampler can be inverted (one that clips what it predicts cannot), nor with every guidance.
@@ -81,7 +89,7 @@ def invert(
     for fewer than no iterations, for samplers that add noise on the way (codes that lead back through the noise of
     another picture are many times as large as noise), and where NaN or infinity is found.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+    if integer(iterations) is None or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
     final = backbone.check_codes(codes)
     if backbone.kind == "text-to-image" and guidance is None:
@@ -94,13 +102,18 @@ def invert(
             f"{settings.scheduler} adds noise on the way, which a given picture says nothing of: invert by "
             f"backbone.with_scheduler({_deterministic(backbone)}) at eta 0"
         )
-    schedule = backbone.schedule(settings.steps)
+    schedule, limit = backbone.schedule(settings.steps), Limit.of(backbone, max_memory)
+    limit.check(len(final), 2 * (len(schedule) + 1))
     method = _whole if remembers(backbone.prepared(settings.steps)) else _stepwise
-    walk, residual = method(backbone, settings, schedule, final, iterations, tolerance, progress)
+    parts = [
+        method(backbone, settings.rows(rows), schedule, final[rows], iterations, tolerance, progress)
+        for rows in limit.chunks(len(final))
+    ]
+    walk, residual = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     if not walk.isfinite().all():
         raise ValueError(f"inverting by {settings.scheduler} leads to NaN or infinity: {_remedy(backbone, settings)}")
     inverted = Trajectory(settings, schedule, walk)
-    redrawn = resume(backbone, inverted, schedule.timesteps[0]).codes[-1]
+    redrawn = denoise(backbone, settings, schedule, 0, len(schedule), walk[0], max_memory=max_memory).codes[-1]
     distance = _distance(redrawn, final).cpu()
     if not distance.isfinite().all():
         raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
@@ -148,7 +161,7 @@ def _stepwise(
 ) -> tuple[Tensor, Tensor]:
     """Codes (n + 1, B, C, H, W) and residuals (n, B) of a solver whose steps stand alone: each is solved for."""
     count = len(schedule)
-    residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64)
+    residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64, device="cpu")
     inverse = _inverse(backbone, settings)
     if inverse is not None:
         walk = torch.cat([_inverted(backbone, settings, inverse, final).flip(0), final[None]])
@@ -188,7 +201,7 @@ def _whole(
     # a step of second order stands alone, its middle aside
     apart = not iterations or not schedule.whole.all() and not isinstance(backbone.scheduler, PNDMScheduler)
     shares = None if apart else _shares(backbone, settings)
-    best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
+    best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64, device="cpu")
 
     def drawn(x: Tensor) -> Tensor | None:
         """What x_T leads to, of which each picture keeps the nearest; None if not all of it is finite."""
@@ -216,12 +229,13 @@ def _whole(
                 break
             tried, moves = [*tried[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(end))]
             x = _mixed(torch.stack(tried), torch.stack(moves)).to(x)
-    residual = torch.zeros(len(schedule), len(final), dtype=torch.float64)
+    residual = torch.zeros(len(schedule), len(final), dtype=torch.float64, device="cpu")
     residual[-1] = least
     walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
     return torch.cat([walk[:-1], final[None]]), residual
 
 
+@cpu_by_default()
 def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
     """What x_0 and the predictions have part in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
 
@@ -260,14 +274,14 @@ def _together(
 
     With the predictions of the other codes held, each code is solved for like a step that stands alone, to a tenth of
     what is missing. In the first sweep the prediction of a code stands in for those that the solver remembers; in each
-    further one they are those of the sweep before.
+    further one they are those of the sweep before. See `_goes_on` for their number.
     """
     n, goal = len(shares), double(final)
     codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
-    spent, far, first = 0, inf, True
+    spent, sweeps = 0, []  # of each sweep, how far it had to move a code at most
     with bar(total=iterations * n, progress=progress, desc="inverting") as shown:
-        while spent < iterations * n and far > tolerance:
-            far = 0.0
+        while _goes_on(sweeps, spent / (iterations * n), tolerance):
+            far, first = 0.0, not sweeps
             for i in range(n - 1, -1, -1):
                 others = [j for j in range(n) if j > i or (j < i and not first)]
                 known = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
@@ -289,8 +303,22 @@ def _together(
                 spent += number + 1
                 shown.update(number + 1)
                 codes[i] = x
-            first = False
+            sweeps.append(far)
     return codes[0].to(final)
+
+
+def _goes_on(sweeps: list[float], spent: float, tolerance: float) -> bool:
+    """Whether one more sweep is worth it, after `sweeps`, with that share of the budget spent.
+
+    sweeps: how far each moved a code at most. Up to EXTRA times the budget where codes still move so much that the
+    picture would not lead back, if they move less than PATIENCE sweeps before.
+    """
+    if not sweeps:
+        return True
+    if sweeps[-1] <= tolerance or spent >= EXTRA:
+        return False
+    falls = min(sweeps[-PATIENCE:]) < min(sweeps[:-PATIENCE], default=inf)
+    return spent < 1 or (sweeps[-1] > FAR / 10 and falls)
 
 
 def _distance(codes: Tensor, wanted: Tensor) -> Tensor:
@@ -314,6 +342,7 @@ class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
         self.num_inference_steps = len(timesteps)
 
 
+@cpu_by_default()
 def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
     """diffusers' inverse of the scheduler on its own noise levels; None if there is none."""
     forward, prepared = backbone.scheduler, backbone.prepared(settings.steps)
@@ -448,6 +477,7 @@ def _of_no_prediction(
     return _of_predictions(backbone, settings, given, first, end, seed)[-1]
 
 
+@cpu_by_default()
 def _of_predictions(
     backbone: Backbone, settings: Settings, given: Tensor, first: int = 0, end: int | None = None, seed: int = 0
 ) -> Tensor:

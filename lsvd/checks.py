@@ -15,14 +15,35 @@ if TYPE_CHECKING:
 
 def whole(value: Any, name: str, low: int = 0, high: int | None = None) -> int:
     """The value as an int. Raises ValueError unless it is a whole number from low to high, both included."""
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError):
-        number = None
-    if isinstance(value, bool) or number is None or number < low or (high is not None and number > high):
+    number = integer(value)
+    if number is None or number < low or (high is not None and number > high):
         bounds = f"from {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name} cannot be {value!r}: give a whole number {bounds}")
     return number
+
+
+def integer(value: Any) -> int | None:
+    """A whole number of any library as an int; None for all else, True and False included."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def number(value: Any) -> float | None:
+    """One real number of any library as a float; None for all else, texts, True and False included."""
+    if isinstance(value, bool | str | bytes | bytearray):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def check_kind(value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Raise ValueError unless the value is of a class, or one of several; `what` says what to give instead."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r:.80} will not do: give {what}")
 
 
 def known(name: Any, choices: Iterable[str], what: str) -> str:
@@ -81,11 +102,14 @@ def check_code(x: Tensor, name: str = "the code") -> None:
     """Raise ValueError unless x is a finite floating-point tensor of shape (..., C, H, W), none of C, H, W empty."""
     import torch
 
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point() or not x.dtype.itemsize > 1:
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise ValueError(f"{name} must be a floating-point tensor, not {kind}: convert it with .float()")
     if x.ndim < 3 or 0 in x.shape[-3:]:
         raise ValueError(f"{name} has shape {tuple(x.shape)}: give (C, H, W) or (..., C, H, W), none of these empty")
+    if x.layout != torch.strided or x.is_meta:
+        kind = "without values" if x.is_meta else "sparse"
+        raise ValueError(f"{name} is {kind}: give a dense tensor")
     if not torch.isfinite(x).all():
         raise ValueError(f"{name} holds NaN or infinity: find the step that made it before decomposing")
 

@@ -25,7 +25,7 @@ from lsvd.avi.exact import AVIConfig, integrate
 from lsvd.avi.losses import Lambdas
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_code, check_seeds, check_text, printable, whole
+from lsvd.checks import check_code, check_kind, check_seeds, check_text, printable, whole
 from lsvd.decomposition.svd import svd
 from lsvd.sampling import identity
 from lsvd.sampling.memory import MAX_MEMORY
@@ -361,7 +361,9 @@ def paired(
     attributes: Attribute | Sequence[Attribute], strengths: float | Sequence[float]
 ) -> tuple[list[Attribute], list[float]]:
     """Attributes with one strength each. Raises ValueError if there are none, or the numbers differ."""
-    attributes = [attributes] if isinstance(attributes, Attribute) else list(attributes)
+    attributes = list(attributes) if isinstance(attributes, list | tuple) else [attributes]
+    for attribute in attributes:
+        check_kind(attribute, Attribute, "an Attribute, such as attribute.load(file)")
     if not attributes:
         raise ValueError("there are no attributes: give at least one")
     return attributes, _strengths(strengths, len(attributes))
@@ -369,7 +371,7 @@ def paired(
 
 def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
     try:
-        values = torch.as_tensor(strengths, dtype=torch.float64)
+        values = torch.as_tensor(strengths, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{strengths!r} is not a strength: give a number, 0 for the source, 1 as learned") from error
     values = values.expand(count) if values.ndim == 0 else values

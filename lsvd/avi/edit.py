@@ -16,7 +16,7 @@ from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.configs import described
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
-from lsvd.checks import check_seeds, known, out_of_memory
+from lsvd.checks import check_code, check_kind, check_seeds, known, out_of_memory
 from lsvd.guidance.edit import GuidedEdit, guide
 from lsvd.guidance.settings import LowRank
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -91,6 +91,9 @@ def edit_prompt(
         raise ValueError(f"{backbone.name} takes no prompts: edit with a text-to-image backbone")
     if isinstance(method, str):
         method = NAMED[known(method, NAMED, "method")]
+    check_kind(placement, (Placement, type(None)), "placement=Placement(tx=..., dtau=..., branch=...)")
+    if not isinstance(method, LowRank | AVIConfig | None) and not callable(method):
+        raise ValueError(f"{method!r:.80} is not a method: give one of {', '.join(NAMED)}, or an AVIConfig")
     settings, walk = _request(backbone, source, request)
     if isinstance(method, LowRank):
         if placement is not None:
@@ -129,10 +132,12 @@ def edit_between(
     """
     method = default_config(backbone) if method is None else method
     x, z = codes_between(backbone, source, target, places)
-    result = solve(x, z, method) if isinstance(method, AVIConfig) else method(x, z)
+    # copies, which a method may change
+    result = solve(x, z, method) if isinstance(method, AVIConfig) else method(x.clone(), z.clone())
     config = method if isinstance(method, AVIConfig) else getattr(method, "config", None)
     solution = result if isinstance(result, Solution) else None
     y = result if solution is None else solution.y
+    check_code(y, "the method's result")
     edited = resume(backbone, source, places.t, y, max_memory=max_memory, progress=progress)
     return Edit(source, target, edited, places, solution, config)
 

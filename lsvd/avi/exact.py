@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lsvd.avi.losses import Lambdas, Norm, check_norm
-from lsvd.checks import check_code
+from lsvd.checks import check_code, check_kind, integer
 from lsvd.decomposition.svd import ChannelSVD, double, svd
 
 Basis = Literal["both", "complement"]
@@ -29,7 +29,7 @@ class AVIConfig:
     `complement` those from k_z on, r - k_z of them, so that S has length r. k_x: None for as many as the basis takes,
     which is k_z in `both`. keep_rest: whether x's other triplets stay in y. lambdas, norm: of the losses.
 
-    Raises ValueError for a basis or a norm of another name.
+    Raises ValueError for a basis or a norm of another name, and for numbers that are not whole.
     """
 
     k_x: int | None = None
@@ -43,6 +43,13 @@ class AVIConfig:
         if self.basis not in get_args(Basis):
             raise ValueError(f"there is no basis {self.basis!r}: choose from {', '.join(get_args(Basis))}")
         check_norm(self.norm)
+        check_kind(self.lambdas, Lambdas, "lambdas=Lambdas(...)")
+        for name in ("k_x", "k_z"):  # of numpy's, as well
+            value = getattr(self, name)
+            number = integer(value)
+            if number is None and (value is not None or name == "k_z"):
+                raise ValueError(f"{name} cannot be {value!r}: give a whole number")
+            object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +136,7 @@ def _ranks(config: AVIConfig, rank: int) -> tuple[int, int, int]:
     """The first of x's triplets that is chosen, k_x and k_z. Raises ValueError if they are out of range."""
     k_x, k_z = config.k_z if config.k_x is None else config.k_x, config.k_z
     for name, k in (("k_z", k_z), ("k_x", k_x)):
-        if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= rank:
+        if not 0 <= k <= rank:
             raise ValueError(f"{name} = {k} is out of range: choose from 0 to {rank}")
     if config.basis == "complement":
         if config.k_x not in (None, rank - k_z):

@@ -12,6 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lsvd.checks import number
+
 Norm = Literal["squared", "absolute"]
 
 
@@ -28,7 +30,8 @@ class Lambdas:
     source_spectrum: float = 0.01
 
     def __post_init__(self):
-        if any(not 0 <= weight < float("inf") for weight in astuple(self)) or not any(astuple(self)):
+        numbers = [number(weight) for weight in astuple(self)]
+        if any(weight is None or not 0 <= weight < float("inf") for weight in numbers) or not any(numbers):
             raise ValueError(f"the losses cannot have the weights {astuple(self)}: give numbers from 0 on, not all 0")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from lsvd.avi import losses
 from lsvd.avi.exact import AVIConfig, Parts, Solution, assemble, choose, integrate, quadratic
 from lsvd.avi.losses import Lambdas
+from lsvd.checks import integer, number
 from lsvd.progress import bar
 
 Layout = Literal["per channel", "joint"]
@@ -54,9 +55,10 @@ class FitConfig:
             raise ValueError(f"there is no layout {self.layout!r}: choose from {', '.join(get_args(Layout))}")
         for name, least in (("hidden", 1), ("layers", 0), ("steps", 1), ("window", 1), ("seed", 0)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if integer(value) is None or value < least:
                 raise ValueError(f"cannot train with {name} = {value}: give a whole number from {least} on")
-        if not 0 < self.lr < float("inf") or not 0 <= self.tolerance < 1:
+        lr, tolerance = number(self.lr), number(self.tolerance)
+        if lr is None or tolerance is None or not 0 < lr < float("inf") or not 0 <= tolerance < 1:
             rates = f"lr = {self.lr} and tolerance = {self.tolerance}"
             raise ValueError(f"cannot train with {rates}: give an lr above 0, a tolerance from 0 to below 1")
 
@@ -183,15 +185,15 @@ def _layers(widths: list[int], count: int, seed: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     layers = []
     for inputs, outputs in pairwise(widths):
-        draw = torch.rand(inputs + 1, outputs, generator=generator, dtype=torch.float64)
+        draw = torch.rand(inputs + 1, outputs, generator=generator, dtype=torch.float64, device="cpu")
         layers.append(((2 * draw - 1) * inputs**-0.5).repeat(count, 1, 1))
     return layers
 
 
 def _predict(layers: list[Tensor], h: Tensor) -> Tensor:
     """The networks' outputs, (count, 1, outputs), for inputs (count, 1, inputs): each its own."""
-    for number, layer in enumerate(layers):
-        h = torch.baddbmm(layer[:, -1:], F.silu(h) if number else h, layer[:, :-1])
+    for depth, layer in enumerate(layers):
+        h = torch.baddbmm(layer[:, -1:], F.silu(h) if depth else h, layer[:, :-1])
     return h
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from lsvd.avi.exact import check_pair
 from lsvd.backbones.registry import Entry
 from lsvd.backbones.schedulers import Schedule
+from lsvd.checks import integer
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Placement:
     dtau: int | None = None
     branch: float | None = None
     same_level: bool = False
+
+    def __post_init__(self):
+        if self.dtau is not None and integer(self.dtau) is None:
+            raise ValueError(f"dtau cannot be {self.dtau!r:.80}: give a whole number of steps")
 
     def filled(self, entry: Entry) -> "Placement":
         """The same placement with the defaults of a backbone's entry."""

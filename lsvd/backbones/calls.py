@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from lsvd.backbones.families import Family
+from lsvd.checks import integer
 
 CallKwargs = tuple[tuple[str, Any], ...]
 
@@ -76,9 +77,10 @@ def rows(call_kwargs: CallKwargs, part: slice | Sequence[int]) -> CallKwargs:
 
 
 def _each(number: Any, count: int) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1 or count % number:
+    copies = integer(number)
+    if copies is None or copies < 1 or count % copies:
         raise ValueError(f"num_images_per_prompt {number!r} does not divide {count} seeds: give a seed per picture")
-    return number
+    return copies
 
 
 def _per_picture(name: str, value: Any) -> bool:

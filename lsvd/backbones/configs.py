@@ -15,6 +15,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from lsvd.backbones.checkpoints import silently
+from lsvd.backbones.devices import cpu_by_default
 from lsvd.storage.results import checksum
 
 LIBRARIES = {"accelerate", "builtins", "diffusers", "functools", "lsvd", "numpy", "peft", "torch", "transformers"}
@@ -59,7 +60,7 @@ def scheduler_text(scheduler: SchedulerMixin) -> str:
 @functools.lru_cache(maxsize=64)
 def _fresh(kind: type[SchedulerMixin], text: str) -> dict[str, Any]:
     """The attributes that a fresh scheduler of this configuration has, without those that sampling changes."""
-    with silently(), torch.random.fork_rng(devices=[]):  # some steps draw noise
+    with silently(), cpu_by_default(), torch.random.fork_rng(devices=[]):  # some steps draw noise
         try:
             scheduler = kind.from_config(json.loads(text))
         except Exception:  # a configuration that was changed to one that its class would refuse

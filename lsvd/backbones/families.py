@@ -107,8 +107,12 @@ def unpack(latents: Tensor, layout: Layout, shape: tuple[int, int, int]) -> Tens
 
 
 def denoiser(pipe: DiffusionPipeline) -> torch.nn.Module:
-    """The network that a pipeline denoises with."""
-    return pipe.unet if getattr(pipe, "unet", None) is not None else pipe.transformer
+    """The network that a pipeline denoises with. Raises ValueError if there is none."""
+    found = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    network = next((part for part in found if part is not None), None)
+    if network is None:
+        raise ValueError(f"this {type(pipe).__name__} has no unet and no transformer: give one that is whole")
+    return network
 
 
 def native_size(pipe: DiffusionPipeline) -> tuple[int, int]:

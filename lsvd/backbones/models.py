@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 from lsvd.backbones import calls
 from lsvd.backbones.calls import CallKwargs
 from lsvd.backbones.configs import given, scheduler_text
+from lsvd.backbones.devices import cpu_by_default
 from lsvd.backbones.families import (
     Family,
     denoiser,
@@ -38,7 +39,7 @@ from lsvd.backbones.pictures import Pictures, as_tensor
 from lsvd.backbones.registry import Entry, Kind
 from lsvd.backbones.schedulers import Schedule, Scheduled, accepts, prepare, probing
 from lsvd.backbones.steps import begins_late, first_step_fails, takes_variance
-from lsvd.checks import check_code, check_seeds, out_of_memory
+from lsvd.checks import check_code, check_seeds, integer, out_of_memory
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
 OTHER_STEPS = "take another number, or set timestep_spacing='trailing' where the scheduler has it"
@@ -107,7 +108,8 @@ class Backbone(ABC):
     def with_scheduler(self, scheduler: SchedulerMixin | type[SchedulerMixin]) -> "Backbone":
         """The same model, sharing its weights, with another scheduler; a class takes over the present one's config."""
         if isinstance(scheduler, type):
-            scheduler = scheduler.from_config(given(self.scheduler.config))
+            with cpu_by_default():
+                scheduler = scheduler.from_config(given(self.scheduler.config))
         other = type(self)(self.pipe, self.entry, scheduler, self.words, self.size)
         other._follows = False
         return other
@@ -139,8 +141,10 @@ class Backbone(ABC):
 
         Warns (UserWarning) of a schedule that begins well below T, which cannot draw from noise.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= self.T:
+        number = integer(steps)
+        if number is None or not 1 <= number <= self.T:
             raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {self.T}")
+        steps = number
         name, prepared = type(self.scheduler).__name__, self.prepared(steps)
         error = first_step_fails(prepared)
         if error is not None:
@@ -168,11 +172,11 @@ class Backbone(ABC):
         alone or in a batch. Raises ValueError for a seed that is not a whole number from 0 to 2**32 - 1 (torch's CPU
         generator reads 32 bits only).
         """
-        draws = [
-            torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-            for seed in check_seeds(seeds)
-        ]
+        draws = [self._draw(torch.Generator().manual_seed(seed)) for seed in check_seeds(seeds)]
         return torch.stack(draws).to(self.device, self.dtype)
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.latent_shape, generator=generator, dtype=torch.float32, device="cpu")
 
     def check_codes(self, codes: Tensor, count: int | None = None) -> Tensor:
         """The codes, on the model's device in its dtype. Raises ValueError if their shape is not (B, C, H, W), or not
@@ -182,7 +186,7 @@ class Backbone(ABC):
         if len(shape) != 4 or shape[1:] != self.latent_shape or (count is not None and shape[0] != count):
             wanted = ", ".join(str(n) for n in ("B" if count is None else count, *self.latent_shape))
             raise ValueError(f"{self.name} takes codes of shape ({wanted}), not {shape}")
-        return codes.to(self.device, self.dtype)
+        return codes.detach().to(self.device, self.dtype)
 
     @torch.no_grad()
     def encode(self, pictures: Pictures, batch: int = 16) -> Tensor:
@@ -291,7 +295,7 @@ class TextToImage(Backbone):
         return latent_shape(self.pipe, self.family, self.size)
 
     def _encode(self, pictures: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
+        with _explained(self.name), _whole_autoencoder(self.pipe) as vae:
             pictures = pictures.to(vae.dtype)
             coded = vae.encode(pictures.unsqueeze(2) if makes_films(vae) else pictures)
             if hasattr(coded, "latent_dist"):
@@ -301,7 +305,7 @@ class TextToImage(Backbone):
             return from_autoencoder(self.pipe, means)
 
     def _decode(self, codes: Tensor) -> Tensor:
-        with _whole_autoencoder(self.pipe) as vae, _explained(self.name):
+        with _explained(self.name), _whole_autoencoder(self.pipe) as vae:
             pictures = vae.decode(to_autoencoder(self.pipe, codes), return_dict=False)[0]
         return pictures[:, :, 0] if makes_films(vae) else pictures
 
@@ -434,6 +438,7 @@ class Unconditional(Backbone):
         return codes
 
     @torch.no_grad()
+    @cpu_by_default()
     def denoise(self, code, scheduler, request, generators, on_step) -> None:
         """See Backbone.denoise. Prompts and guidance are not used."""
         scheduler.set_timesteps(request.steps, device=self.device)
@@ -469,13 +474,19 @@ def _own_scheduler(pipe: DiffusionPipeline) -> SchedulerMixin:
 def _lend(pipe: DiffusionPipeline, scheduler: SchedulerMixin):
     """Run a pipeline with another scheduler, one thread at a time, and give it its own back."""
     with _alone(pipe):
-        sampler = _LENT[pipe] = _own_scheduler(pipe)
+        # a hook may draw another picture meanwhile, and the request is in the pipeline's private attributes
+        before, outermost = pipe.scheduler, pipe not in _LENT
+        request = {} if outermost else {name: value for name, value in vars(pipe).items() if name.startswith("_")}
+        _LENT.setdefault(pipe, before)
         pipe.scheduler = scheduler
         try:
-            yield
+            with cpu_by_default():
+                yield
         finally:
-            pipe.scheduler = sampler
-            del _LENT[pipe]
+            pipe.scheduler = before
+            vars(pipe).update(request)
+            if outermost:
+                del _LENT[pipe]
 
 
 @contextmanager
@@ -483,11 +494,13 @@ def _explained(name: str, passed: Sequence[BaseException] = ()):
     """Turn the errors of a network that cannot compute into ValueErrors, but for those of `passed`."""
     try:
         yield
-    except (TypeError, RuntimeError) as error:
+    except (AttributeError, TypeError, RuntimeError) as error:
         if out_of_memory(error) or any(error is other for other in passed):
             raise
         reason = str(error).strip().splitlines()[0].rstrip(".:")
-        raise ValueError(f"{name} cannot compute ({reason}): see whether its config.json fits its weights") from error
+        raise ValueError(
+            f"{name} cannot compute ({reason}): see whether all parts are there and config.json fits the weights"
+        ) from error
 
 
 @contextmanager
@@ -498,7 +511,8 @@ def _whole_autoencoder(pipe: DiffusionPipeline):
     if raised:
         vae.to(torch.float32)
     try:
-        yield vae
+        with cpu_by_default():
+            yield vae
     finally:
         if raised:
             vae.to(torch.float16)

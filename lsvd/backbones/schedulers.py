@@ -14,6 +14,9 @@ import torch
 from diffusers import PNDMScheduler, SASolverScheduler, SchedulerMixin
 from torch import Tensor
 
+from lsvd.backbones.devices import cpu_by_default
+from lsvd.checks import number
+
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
@@ -65,18 +68,21 @@ class Schedule:
         Timesteps that count noise levels instead of training's timesteps are placed by the noise. Raises ValueError
         unless 0 <= fraction <= 1, and for schedulers that do not tell how noisy their timesteps are.
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"{fraction} of T is not a timestep: give a fraction from 0 to 1")
+        share = number(fraction)
+        if share is None or not 0 <= share <= 1:
+            raise ValueError(f"{fraction!r:.80} of T is not a timestep: give a fraction from 0 to 1")
         if self.fractions is None:
             raise ValueError(
                 f"the timesteps of {self.name} are not fractions of T: take another scheduler, such as Euler"
             )
-        away = (self.fractions - fraction).abs().where(self.whole, torch.inf)
+        away = (self.fractions - share).abs().where(self.whole, torch.inf)
         return self.timesteps[away.argmin()].item()
 
     def step_of(self, t: float | Tensor) -> int:
         """The step that begins at timestep t. Raises ValueError, naming the nearest, if no whole step does."""
-        t = float(t)
+        given, t = t, number(t)
+        if t is None:
+            raise ValueError(f"not a timestep: {given!r:.80}; choose one of {self}")
         hits = ((self.timesteps == t) & self.whole).nonzero()
         if len(hits):
             return int(hits[0])
@@ -113,8 +119,10 @@ def _whole(prepared: SchedulerMixin) -> Tensor:
     if isinstance(prepared, PNDMScheduler):
         runge_kutta = 0 if prepared.config.skip_prk_steps else len(prepared.prk_timesteps)
         # without Runge-Kutta steps, the second entry repeats the first step with a better derivative
-        return torch.tensor([i % 4 == 0 if i < runge_kutta else bool(runge_kutta) or i != 1 for i in range(n)])
-    return torch.arange(n) % getattr(prepared, "order", 1) == 0
+        return torch.tensor(
+            [i % 4 == 0 if i < runge_kutta else bool(runge_kutta) or i != 1 for i in range(n)], device="cpu"
+        )
+    return torch.arange(n, device="cpu") % getattr(prepared, "order", 1) == 0
 
 
 def _fractions(prepared: SchedulerMixin, timesteps: Tensor, T: int) -> Tensor | None:
@@ -125,7 +133,7 @@ def _fractions(prepared: SchedulerMixin, timesteps: Tensor, T: int) -> Tensor | 
     if levels is None or sigmas is None or len(sigmas) < len(timesteps):
         return None
     trained = ((1 - levels) / levels).sqrt().log().double().cpu().contiguous()
-    noise_levels = torch.as_tensor(sigmas)[: len(timesteps)].double().cpu().clamp_min(1e-12).log()
+    noise_levels = torch.as_tensor(sigmas, device="cpu")[: len(timesteps)].double().cpu().clamp_min(1e-12).log()
     return torch.searchsorted(trained, noise_levels).clamp(0, T - 1).double() / T
 
 
@@ -259,7 +267,8 @@ def probing(scheduler: SchedulerMixin) -> SchedulerMixin:
 def prepare(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
     """A copy of a scheduler, set to its schedule of `steps` inference steps."""
     clone = copy.deepcopy(scheduler)
-    clone.set_timesteps(steps)
+    with cpu_by_default():
+        clone.set_timesteps(steps)
     return clone
 
 
@@ -285,7 +294,7 @@ def memory(prepared: SchedulerMixin) -> dict[str, Any] | None:
         x = torch.zeros(1, 1, 8, 8, device=probe.timesteps.device)
         t = probe.timesteps[0]
         noise = {"generator": torch.Generator().manual_seed(0)} if accepts(probe.step, "generator") else {}
-        with torch.random.fork_rng(devices=[]):  # a few take noise from nowhere else
+        with cpu_by_default(), torch.random.fork_rng(devices=[]):  # a few take noise from nowhere else
             if hasattr(probe, "scale_model_input"):
                 probe.scale_model_input(x, t)
             probe.step(torch.zeros_like(x), t, x, **noise)
@@ -310,10 +319,12 @@ def forget(scheduler: SchedulerMixin) -> None:
     What remembers is found on a fresh copy; where the scheduler is, it keeps. Raises ValueError as `check_takes_codes`.
     """
     check_takes_codes(scheduler)
-    fresh = type(scheduler).from_config(scheduler.config)
+    with cpu_by_default():
+        fresh = type(scheduler).from_config(scheduler.config)
     steps = scheduler.num_inference_steps
     sized = {"mu": 1.0} if fresh.config.get("use_dynamic_shifting") else {}
-    fresh.set_timesteps(steps, **sized)
+    with cpu_by_default():
+        fresh.set_timesteps(steps, **sized)
     for name, value in (memory(fresh) or {}).items():
         setattr(scheduler, name, copy.copy(value))
 

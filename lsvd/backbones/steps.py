@@ -5,6 +5,7 @@ import copy
 import torch
 from diffusers import SchedulerMixin
 
+from lsvd.backbones.devices import cpu_by_default
 from lsvd.backbones.schedulers import accepts
 
 
@@ -19,7 +20,7 @@ def first_step_fails(prepared: SchedulerMixin) -> Exception | None:
         x, t = torch.zeros(1, 1, 8, 8, device=probe.timesteps.device), probe.timesteps[0]
         if hasattr(probe, "scale_model_input"):
             probe.scale_model_input(x, t)
-        with torch.random.fork_rng(devices=[]):  # some steps draw noise
+        with cpu_by_default(), torch.random.fork_rng(devices=[]):  # some steps draw noise
             probe.step(x.repeat(1, 1 + takes_variance(probe), 1, 1), t, x)
     except IndexError as error:
         return error

@@ -127,7 +127,7 @@ def sheet(backbone: "Backbone", walks: "Sequence[Trajectory]") -> "Tensor":
     import torch
 
     (height, width), rows = backbone.size, len(walks[0].settings.seeds)
-    pixels = torch.empty(rows, height, len(walks), width, 3, dtype=torch.uint8)
+    pixels = torch.empty(rows, height, len(walks), width, 3, dtype=torch.uint8, device="cpu")
     for column, walk in enumerate(walks):
         row = 0
         for codes in walk.final.split(16):  # as bytes at once, a fourth of what is decoded

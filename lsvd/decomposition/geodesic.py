@@ -19,6 +19,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from lsvd.checks import integer
 from lsvd.decomposition.svd import double
 
 _BLOCK = 1 << 24  # bytes of k x k matrices that `pairwise` works on at a time; it holds a few times as much
@@ -113,7 +114,9 @@ def random_subspaces(shape: Sequence[int], n: int, k: int, generator: torch.Gene
     rotation changes in distribution. `generator`: a CPU generator. Raises ValueError unless 1 <= k <= n.
     """
     _check_size(k, n)
-    return torch.linalg.qr(torch.randn(*shape, n, k, generator=generator, dtype=torch.float64)).Q.to(dtype)
+    return torch.linalg.qr(torch.randn(*shape, n, k, generator=generator, dtype=torch.float64, device="cpu")).Q.to(
+        dtype
+    )
 
 
 def gap(S: Tensor, k: int) -> Tensor:
@@ -152,7 +155,7 @@ def _orthonormal(A: Tensor) -> Tensor:
 
 
 def _check_size(k: int, n: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= n:
+    if integer(k) is None or not 1 <= k <= n:
         raise ValueError(f"there are no {k}-dimensional subspaces to compare: choose a whole number from 1 to {n}")
 
 

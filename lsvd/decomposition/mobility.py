@@ -19,6 +19,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from lsvd.checks import integer
 from lsvd.decomposition.svd import ChannelSVD, svd
 
 # What a match gives up, at most, to stay near its rank: about the rounding of float32, so it decides only ties.
@@ -149,15 +150,15 @@ def follow(
         raise ValueError(f"cannot follow {kind}: give codes (steps, B, C, H, W), one step at least")
     steps, samples, _, rank = shape
     k = rank if k is None else k
-    if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= rank:
+    if integer(k) is None or not 0 <= k <= rank:
         raise ValueError(f"cannot follow {k} triplets: choose a whole number from 0 to {rank}")
-    if isinstance(reference, bool) or not isinstance(reference, int) or not 0 <= reference < steps:
+    if integer(reference) is None or not 0 <= reference < steps:
         raise ValueError(f"not a step: {reference}; choose a reference from 0 to {steps - 1}")
     if shift and (samples < 2 or shift % samples == 0):
         raise ValueError(f"{samples} samples shifted by {shift} are not matched with others: give two or more, shift 1")
 
-    ranks = torch.arange(k).expand(*shape[:-1], k).clone()
-    alike = torch.ones(ranks.shape, dtype=triplets.S.dtype)
+    ranks = torch.arange(k, device="cpu").expand(*shape[:-1], k).clone()
+    alike = torch.ones(ranks.shape, dtype=triplets.S.dtype, device="cpu")
     for s in [*range(reference + 1, steps), *range(reference - 1, -1, -1)]:
         before = s - 1 if s > reference else s + 1
         likeness = similarity(_at(triplets, reference if direct else before), _at(triplets, s, shift))
@@ -184,7 +185,7 @@ def chance(height: int, width: int, *, quantile: float = 0.99, draws: int = 100,
     if not 0 <= quantile <= 1:
         raise ValueError(f"not a quantile: {quantile}; choose from 0 to 1")
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(2, draws, 1, height, width, generator=generator, dtype=torch.float32)
+    noise = torch.randn(2, draws, 1, height, width, generator=generator, dtype=torch.float32, device="cpu")
     return float(np.quantile(follow(noise).similarity[1].numpy(), quantile))
 
 
@@ -201,7 +202,7 @@ def movement(paths: Paths, timesteps: Tensor, level: float | None = None) -> Mov
     """
     ranks, alike = paths.ranks, paths.similarity
     steps = len(ranks)
-    times = torch.as_tensor(timesteps).detach().cpu().double()
+    times = torch.as_tensor(timesteps, device="cpu").detach().cpu().double()
     if times.shape != (steps,):
         raise ValueError(
             f"timesteps of shape {tuple(times.shape)} for {steps} steps: give one for each step; a trajectory's last "
@@ -223,7 +224,7 @@ def movement(paths: Paths, timesteps: Tensor, level: float | None = None) -> Mov
         else:
             weak[1:] = (alike[others] <= level).long().cumsum(0)
 
-    total = torch.zeros(len(dt), *ranks.shape[1:], dtype=torch.float64)
+    total = torch.zeros(len(dt), *ranks.shape[1:], dtype=torch.float64, device="cpu")
     count = torch.zeros_like(total)
     for s in range(steps):
         mine = first == s

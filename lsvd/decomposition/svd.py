@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lsvd.checks import check_code
+from lsvd.checks import check_code, integer
 
 LIMITED = ("mps",)
 """Types of devices without float64, whose SVD is missing or wrong as well: for both the CPU takes over."""
@@ -43,7 +43,7 @@ class ChannelSVD:
 
         Raises ValueError unless k is a whole number from 0 to the rank.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or not 0 <= k <= self.rank:
+        if integer(k) is None or not 0 <= k <= self.rank:
             raise ValueError(f"cannot keep {k} triplets: choose a whole number from 0 to {self.rank}")
         return replace(self, U=self.U[..., :k], S=self.S[..., :k], Vh=self.Vh[..., :k, :])
 

@@ -267,7 +267,7 @@ class Studio:
 
         def measure() -> Tensor:
             S = svd(self.backbone.noise(range(1000, 1000 + NOISES))).S.flatten(0, 1).cpu()
-            return S.quantile(torch.tensor([0.025, 0.975]), dim=0)
+            return S.quantile(torch.tensor([0.025, 0.975], device=S.device), dim=0)
 
         return self._shelf.once("noise", measure)
 

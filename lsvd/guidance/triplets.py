@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lsvd.checks import integer
 from lsvd.decomposition.svd import LIMITED, svd
 
 SPARE = 2  # columns iterated beyond k, so that equal singular values there do no harm
@@ -38,9 +39,9 @@ def leading(d: Tensor, k: int, start: Tensor | None = None) -> tuple[Tensor, Ten
 
 def check_rank(k: int, rank: int) -> int:
     """k. Raises ValueError unless it is a whole number from 1 to the rank."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= rank:
+    if integer(k) is None or not 1 <= k <= rank:
         raise ValueError(f"cannot add {k} triplets: choose a rank from 1 to {rank}, or None for the whole difference")
-    return k
+    return integer(k)
 
 
 def largest(part: Tensor, fraction: float) -> Tensor:
@@ -53,5 +54,7 @@ def largest(part: Tensor, fraction: float) -> Tensor:
 
 def _arbitrary(a: Tensor, columns: int) -> Tensor:
     """A start that is the same for every matrix, (H, columns)."""
-    draw = torch.randn(a.shape[-2], columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draw = torch.randn(
+        a.shape[-2], columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu"
+    )
     return draw.to(a)

@@ -34,7 +34,7 @@ class Levels:
         if getattr(prepared, "order", 1) != 1 or len(timesteps.unique()) < n:
             return None
         if getattr(prepared, "sigmas", None) is not None and len(prepared.sigmas) in (n, n + 1):
-            sigma = torch.as_tensor(prepared.sigmas).double().cpu()
+            sigma = torch.as_tensor(prepared.sigmas, device="cpu").double().cpu()
             sigma = sigma if len(sigma) > n else torch.cat([sigma, sigma.new_zeros(1)])
             if "FlowMatch" in type(prepared).__name__ or config.get("use_flow_sigmas"):
                 return cls(1 - sigma, sigma)
@@ -45,7 +45,7 @@ class Levels:
         table = getattr(prepared, "alphas_cumprod", None)
         if table is None or timesteps.is_floating_point() or not 0 <= timesteps.min() <= timesteps.max() < len(table):
             return None
-        end = torch.as_tensor(getattr(prepared, "final_alpha_cumprod", 1.0)).double().cpu().reshape(1)
+        end = torch.as_tensor(getattr(prepared, "final_alpha_cumprod", 1.0), device="cpu").double().cpu().reshape(1)
         share = torch.cat([table.double().cpu()[timesteps], end])
         return cls(share.sqrt(), (1 - share).sqrt())
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -178,12 +178,23 @@ def _networks(pipe: DiffusionPipeline) -> dict[str, nn.Module]:
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
     """A network's parameters and buffers, including those that accelerate keeps elsewhere until they are needed."""
-    tensors = network.state_dict()
+    tensors = dict(_flat(network.state_dict()))
     if any(t.is_meta for t in tensors.values()):
         for place, module in network.named_modules():
-            for name, value in (getattr(getattr(module, "_hf_hook", None), "weights_map", None) or {}).items():
-                tensors[f"{place}.{name}" if place else name] = value
+            kept = getattr(getattr(module, "_hf_hook", None), "weights_map", None) or {}
+            for key in kept:  # in full, where it looks names up without the module's
+                name = key.removeprefix(getattr(kept, "prefix", ""))
+                tensors[f"{place}.{name}" if place else name] = kept[name]
     return tensors
+
+
+def _flat(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a network's state, also those that quantised layers keep in tuples."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            yield name, value.dequantize() if value.is_quantized else value
+        elif isinstance(value, tuple):
+            yield from _flat({f"{name}.{i}": item for i, item in enumerate(value)})
 
 
 def _stamp(tensors: Mapping[str, Tensor]) -> list:

@@ -25,14 +25,19 @@ from diffusers import (
 )
 from torch import Tensor
 
+from lsvd.backbones.devices import cpu_by_default
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, passing_on, remembers, starting_at
+from lsvd.checks import integer
 from lsvd.decomposition.svd import double
 from lsvd.progress import bar
-from lsvd.sampling.trajectory import Settings, Trajectory, denoise, resume
+from lsvd.sampling.memory import MAX_MEMORY, Limit
+from lsvd.sampling.trajectory import Settings, Trajectory, denoise
 
 MEMORY = 5  # how many codes before the last are mixed
 INNER = 6  # how often a code is tried in one sweep over all of them
+EXTRA, PATIENCE = 3, 4
+"""How many times its budget a solver with a memory may take where sweeps still help, seen over so many sweeps."""
 FAR, LOUD = 0.05, 3.0
 """The distance, and the size of x_T as a multiple of noise's, above which `invert` warns."""
 
@@ -61,6 +66,7 @@ def invert(
     negative_prompt: str | Sequence[str] | None = None,
     iterations: int = 20,
     tolerance: float = 1e-5,
+    max_memory: float = MAX_MEMORY,
     progress: bool = False,
     **call_kwargs: Any,
 ) -> Inversion:
@@ -69,11 +75,13 @@ def invert(
     Take codes from `backbone.encode(pictures)`. prompts: what the pictures show, one for all or one each; None for
     unconditional models. guidance: None for no guidance (1, in some families 0), since iteration may fail to solve
     guided steps. Edits of the trajectory take over its guidance, and without guidance a prompt has little effect on
-    text-to-image models (3 is a good choice).
+    text-to-image models (3 is a good choice). max_memory: as for `lsvd.sampling.trajectory.run`; more pictures than fit
+    are inverted in chunks.
 
     The start is diffusers' inverse of the backbone's scheduler, on the sampler's own noise levels, where there is one
     (DDIM, DPM-Solver), or else the sampler's own steps backwards. Then follow up to `iterations` evaluations of the
-    model a step, until all residuals are below `tolerance`; the best codes are kept.
+    model a step, until all residuals are below `tolerance`; the best codes are kept. A solver that
+    remembers earlier steps takes up to three times as many where they still help.
 
     Warns (UserWarning) if the distance exceeds 0.05, or if x_T is more than 3 times as large as noise. Not every
     sampler can be inverted (one that clips its predictions cannot), nor every guidance.
@@ -82,7 +90,7 @@ def invert(
     noise on the way (codes that lead back through another picture's noise are many times as large as noise), if NaN or
     infinity appears, and otherwise as `lsvd.sampling.trajectory.run`.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+    if integer(iterations) is None or iterations < 0:
         raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
     final = backbone.check_codes(codes)
     if backbone.kind == "text-to-image" and guidance is None:
@@ -95,13 +103,18 @@ def invert(
             f"{settings.scheduler} adds noise on the way, which cannot be told from a picture: invert by "
             f"backbone.with_scheduler({_deterministic(backbone)}) at eta 0"
         )
-    schedule = backbone.schedule(settings.steps)
+    schedule, limit = backbone.schedule(settings.steps), Limit.of(backbone, max_memory)
+    limit.check(len(final), 2 * (len(schedule) + 1))
     method = _whole if remembers(backbone.prepared(settings.steps)) else _stepwise
-    walk, residual = method(backbone, settings, schedule, final, iterations, tolerance, progress)
+    parts = [
+        method(backbone, settings.rows(rows), schedule, final[rows], iterations, tolerance, progress)
+        for rows in limit.chunks(len(final))
+    ]
+    walk, residual = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
     if not walk.isfinite().all():
         raise ValueError(f"inverting by {settings.scheduler} leads to NaN or infinity: {_remedy(backbone, settings)}")
     inverted = Trajectory(settings, schedule, walk)
-    redrawn = resume(backbone, inverted, schedule.timesteps[0]).codes[-1]
+    redrawn = denoise(backbone, settings, schedule, 0, len(schedule), walk[0], max_memory=max_memory).codes[-1]
     distance = _distance(redrawn, final).cpu()
     if not distance.isfinite().all():
         raise ValueError(f"{settings.scheduler} draws NaN from the inverted codes: {_remedy(backbone, settings)}")
@@ -149,7 +162,7 @@ def _stepwise(
 ) -> tuple[Tensor, Tensor]:
     """Codes (n + 1, B, C, H, W) and residuals (n, B) of a solver whose steps stand alone: each is solved alone."""
     count = len(schedule)
-    residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64)
+    residual = torch.full((count, len(final)), torch.nan, dtype=torch.float64, device="cpu")
     inverse = _inverse(backbone, settings)
     if inverse is not None:
         walk = torch.cat([_inverted(backbone, settings, inverse, final).flip(0), final[None]])
@@ -189,7 +202,7 @@ def _whole(
     # second-order steps stand alone, apart from their middles
     skip = not iterations or not schedule.whole.all() and not isinstance(backbone.scheduler, PNDMScheduler)
     shares = None if skip else _shares(backbone, settings)
-    best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64)
+    best, least = None, torch.full((len(final),), torch.inf, dtype=torch.float64, device="cpu")
 
     def try_start(x: Tensor) -> Tensor | None:
         """The end of the trajectory from x; None if it is not finite. Each picture keeps its nearest trajectory."""
@@ -217,12 +230,13 @@ def _whole(
                 break
             starts, moves = [*starts[-MEMORY:], double(x)], [*moves[-MEMORY:], double(goal) - double(back(end))]
             x = _mixed(torch.stack(starts), torch.stack(moves)).to(x)
-    residual = torch.zeros(len(schedule), len(final), dtype=torch.float64)
+    residual = torch.zeros(len(schedule), len(final), dtype=torch.float64, device="cpu")
     residual[-1] = least
     walk = x.expand(len(schedule) + 1, *x.shape) if best is None else best
     return torch.cat([walk[:-1], final[None]]), residual
 
 
+@cpu_by_default()
 def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
     """The shares of x_0 and of the predictions in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
 
@@ -261,14 +275,14 @@ def _together(
 
     With the predictions of the other codes fixed, each code is solved for like a step that stands alone, to a tenth of
     its distance. In the first sweep the prediction of a code replaces those that the solver remembers; later sweeps
-    take them from the sweep before.
+    take them from the sweep before. `_goes_on` says how many there are.
     """
     n, goal = len(shares), double(final)
     codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
-    evaluations, farthest, first_sweep = 0, inf, True
+    evaluations, sweeps = 0, []  # of each sweep, the farthest move of a code
     with bar(total=iterations * n, progress=progress, desc="inverting") as shown:
-        while evaluations < iterations * n and farthest > tolerance:
-            farthest = 0.0
+        while _goes_on(sweeps, evaluations / (iterations * n), tolerance):
+            farthest, first_sweep = 0.0, not sweeps
             for i in range(n - 1, -1, -1):
                 others = [j for j in range(n) if j > i or (j < i and not first_sweep)]
                 constant = shares[i, 0] * goal + sum(shares[i, 1 + j] * predictions[j] for j in others)
@@ -290,8 +304,22 @@ def _together(
                 evaluations += number + 1
                 shown.update(number + 1)
                 codes[i] = x
-            first_sweep = False
+            sweeps.append(farthest)
     return codes[0].to(final)
+
+
+def _goes_on(sweeps: list[float], spent: float, tolerance: float) -> bool:
+    """Whether one more sweep is worth it, after `sweeps`, with that share of the budget spent.
+
+    sweeps: the farthest move of a code in each. Up to EXTRA times the budget where codes still move so much that the
+    picture would not lead back, if they move less than PATIENCE sweeps before.
+    """
+    if not sweeps:
+        return True
+    if sweeps[-1] <= tolerance or spent >= EXTRA:
+        return False
+    falls = min(sweeps[-PATIENCE:]) < min(sweeps[:-PATIENCE], default=inf)
+    return spent < 1 or (sweeps[-1] > FAR / 10 and falls)
 
 
 def _distance(codes: Tensor, goal: Tensor) -> Tensor:
@@ -315,6 +343,7 @@ class _DPMSolverInverse(DPMSolverMultistepInverseScheduler):
         self.num_inference_steps = len(timesteps)
 
 
+@cpu_by_default()
 def _inverse(backbone: Backbone, settings: Settings) -> SchedulerMixin | None:
     """diffusers' inverse of the scheduler on its own noise levels; None if there is none."""
     forward, prepared = backbone.scheduler, backbone.prepared(settings.steps)
@@ -450,6 +479,7 @@ def _of_no_prediction(
     return _of_predictions(backbone, settings, inputs, first, end, seed)[-1]
 
 
+@cpu_by_default()
 def _of_predictions(
     backbone: Backbone, settings: Settings, inputs: Tensor, first: int = 0, end: int | None = None, seed: int = 0
 ) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import Backbone
+from lsvd.checks import number
 
 GB = 10**9
 MAX_MEMORY = 8.0
@@ -30,17 +31,22 @@ class Limit:
     @classmethod
     def of(cls, backbone: Backbone, max_memory: float = MAX_MEMORY) -> "Limit":
         """The limit of `max_memory` GB. Raises ValueError unless it is a finite number above 0."""
-        if isinstance(max_memory, bool) or not isinstance(max_memory, int | float) or not 0 < max_memory < math.inf:
+        size = number(max_memory)
+        if size is None or not 0 < size < math.inf:
             raise ValueError(
                 f"max_memory cannot be {max_memory!r}: give a number of GB above 0, such as {MAX_MEMORY:g}"
             )
         code = math.prod(backbone.latent_shape) * backbone.dtype.itemsize
-        return cls(round(max_memory * GB / 2), code, _work(backbone))
+        return cls(round(size * GB / 2), code, _work(backbone))
 
     @property
     def chunk(self) -> int:
         """How many pictures are drawn together, at least 1."""
         return max(1, self.codes // self.work)
+
+    def chunks(self, count: int) -> list[slice]:
+        """The pictures, of so many, that are drawn together."""
+        return [slice(start, start + self.chunk) for start in range(0, count, self.chunk)]
 
     def check(self, pictures: int, codes: int) -> None:
         """Raise ValueError, with the number that fits, where so many codes of each are more than may be kept."""

@@ -8,9 +8,9 @@ the same picture in a batch to rounding only.
 
 import json
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, SupportsFloat
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -20,7 +20,7 @@ from lsvd.backbones import calls
 from lsvd.backbones.configs import described, scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
-from lsvd.checks import check_seeds, check_text, mix
+from lsvd.checks import check_kind, check_seeds, check_text, mix, number
 from lsvd.progress import bar
 from lsvd.sampling.identity import weights
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -202,7 +202,7 @@ def draw(
     n, end = len(settings.seeds), schedule.end(0, until)
     Limit.of(backbone, max_memory).check(n, end + 1)
     x = backbone.noise(settings.seeds) * schedule.sigma if codes is None else backbone.check_codes(codes, n)
-    return denoise(backbone, settings, schedule, 0, end, x, max_memory=max_memory, progress=progress)
+    return _finite(denoise(backbone, settings, schedule, 0, end, x, max_memory=max_memory, progress=progress))
 
 
 def resume(
@@ -228,6 +228,7 @@ def resume(
     Raises ValueError if no whole step begins at t, if `until` is not from t on, if codes have another shape or are not
     finite, or if the source was made with another model, scheduler or configuration of the scheduler.
     """
+    check_kind(source, (Trajectory, Settings), "a trajectory, or its settings")
     walk = source if isinstance(source, Trajectory) else None
     settings = source if walk is None else source.settings
     check_made_with(backbone, settings)
@@ -245,7 +246,17 @@ def resume(
     replay = _replay(walk, schedule, first) if kept and remembers(backbone.prepared(settings.steps)) else None
     end = schedule.end(first, until)
     shared = {"max_memory": max_memory, "progress": progress}
-    return denoise(by or backbone, asked, schedule, first, end, code, replay, **shared)
+    return _finite(denoise(by or backbone, asked, schedule, first, end, code, replay, **shared))
+
+
+def _finite(walk: Trajectory) -> Trajectory:
+    """The trajectory. Raises ValueError if it ends in NaN or infinity."""
+    if walk.codes[-1].isfinite().all():
+        return walk
+    raise ValueError(
+        f"{walk.settings.backbone} makes NaN or infinity of this request: lower the guidance, or load the model with "
+        "dtype=torch.float32, or another copy of it"
+    )
 
 
 def _is_kept(walk: Trajectory, schedule: Schedule, step: int, code: Tensor) -> bool:
@@ -364,7 +375,7 @@ def denoise(
     part, restarts = schedule.part(first, end + 1), (0,) if replay is None else ()
     if end == first:
         return Trajectory(settings, part, codes, restarts)
-    chunks = [slice(start, start + limit.chunk) for start in range(0, count, limit.chunk)]
+    chunks = limit.chunks(count)
     steps = end - first + (0 if replay is None else len(replay))
     with bar(progress=progress, total=steps * len(chunks), desc=settings.backbone) as shown:
         for rows in chunks:
@@ -442,6 +453,8 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
         return ("",) * count
     if prompts is None:
         raise ValueError(f'{backbone.name} takes prompts: give one, or one per seed ("" for none)')
+    if isinstance(prompts, Set | Mapping) or not isinstance(prompts, Iterable):  # of no order, or none at all
+        raise ValueError(f"prompts cannot be {prompts!r:.80}: give a string, or a list with one per seed")
     prompts = (prompts,) * count if isinstance(prompts, str) else tuple(prompts)
     if any(not isinstance(prompt, str) for prompt in prompts):
         raise ValueError("prompts are text: give a string, or one per seed")
@@ -462,16 +475,17 @@ def _guidance(backbone: Backbone, guidance: float | None) -> float | None:
         if guidance is not None:
             raise ValueError(f"{backbone.name} is unconditional and takes no guidance: leave it out")
         return None
-    guidance = backbone.entry.guidance if guidance is None else guidance
-    if not isinstance(guidance, SupportsFloat) or not 0 <= guidance < float("inf"):
+    value = number(backbone.entry.guidance if guidance is None else guidance)
+    if value is None or not 0 <= value < float("inf"):
         none = format(backbone.family.off, "g")
-        raise ValueError(f"guidance {guidance} makes no sense: choose {none} for none, or a number above")
-    return float(guidance)
+        raise ValueError(f"guidance {guidance!r:.80} makes no sense: choose {none} for none, or a number above")
+    return value
 
 
 def _eta(backbone: Backbone, eta: float) -> float:
-    if not isinstance(eta, SupportsFloat) or not 0 <= eta <= 1:
-        raise ValueError(f"eta {eta} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
-    if eta and not accepts(backbone.scheduler.step, "eta"):
+    value = number(eta)
+    if value is None or not 0 <= value <= 1:
+        raise ValueError(f"eta {eta!r:.80} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
+    if value and not accepts(backbone.scheduler.step, "eta"):
         raise ValueError(f"{type(backbone.scheduler).__name__} takes no eta: leave it at 0, or use DDIMScheduler")
-    return float(eta)
+    return value

@@ -68,7 +68,7 @@ def test_a_default_device_changes_nothing(name):
 def test_a_default_device_changes_no_edit(tmp_path):
     def everything():
         backbone = text_to_image()
-        edits = [avi.edit_prompt(backbone, PROMPT, TARGET, [1], steps=STEPS, method=m) for m in ("avi", "low-rank")]
+        edits = [avi.edit_prompt(backbone, PROMPT, TARGET, seeds=[1], steps=STEPS, method=m) for m in ("avi", "low-rank")]
         learned = attribute.learn(backbone, PROMPT, TARGET, [1], steps=STEPS)
         again = attribute.load(learned.save(tmp_path / "a.safetensors"))
         (tmp_path / "a.safetensors").unlink()
@@ -243,7 +243,7 @@ def test_a_request_that_ends_in_nan_is_refused():
     for call in (
         lambda: draw(backbone, guidance=1e38),
         lambda: trajectory.resume(backbone, walk, walk.timesteps[1], walk.codes[1] * 1e38),
-        lambda: avi.edit_prompt(backbone, PROMPT, TARGET, [1], steps=STEPS, guidance=1e38),
+        lambda: avi.edit_prompt(backbone, PROMPT, TARGET, seeds=[1], steps=STEPS, guidance=1e38),
     ):
         with pytest.raises(ValueError, match="NaN or infinity") as caught:
             call()

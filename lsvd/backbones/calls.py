@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from lsvd.backbones.families import Family
-from lsvd.checks import integer
+from lsvd.checks import integer, shown
 
 CallKwargs = tuple[tuple[str, Any], ...]
 
@@ -79,7 +79,9 @@ def rows(call_kwargs: CallKwargs, part: slice | Sequence[int]) -> CallKwargs:
 def _each(number: Any, count: int) -> int:
     copies = integer(number)
     if copies is None or copies < 1 or count % copies:
-        raise ValueError(f"num_images_per_prompt {number!r} does not divide {count} seeds: give a seed per picture")
+        raise ValueError(
+            f"num_images_per_prompt {shown(number)} does not divide {count} seeds: give a seed per picture"
+        )
     return copies
 
 

@@ -86,12 +86,16 @@ def _each(number: Any, count: int) -> int:
 
 
 def _per_picture(name: str, value: Any) -> bool:
-    return isinstance(value, Tensor) or re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
+    return isinstance(value, Tensor) or _is_text(name)
+
+
+def _is_text(name: str) -> bool:
+    return re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
 
 
 def _value(name: str, value: Any, count: int, copies: int) -> Any:
     """The value of one argument, one per picture where it is a prompt's."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not _is_text(name):
         return _embeddings(name, value, count, copies)
     if _per_picture(name, value):
         texts = [value] * count if isinstance(value, str) else value

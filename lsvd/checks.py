@@ -18,7 +18,7 @@ def whole(value: Any, name: str, low: int = 0, high: int | None = None) -> int:
     number = integer(value)
     if number is None or number < low or (high is not None and number > high):
         bounds = f"from {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} cannot be {value!r}: give a whole number {bounds}")
+        raise ValueError(f"{name} cannot be {shown(value)}: give a whole number {bounds}")
     return number
 
 
@@ -43,14 +43,14 @@ def number(value: Any) -> float | None:
 def check_kind(value: Any, kind: type | tuple[type, ...], what: str) -> None:
     """Raise ValueError unless the value is of a class, or one of several; `what` says what to give instead."""
     if not isinstance(value, kind):
-        raise ValueError(f"{value!r:.80} will not do: give {what}")
+        raise ValueError(f"{shown(value)} will not do: give {what}")
 
 
 def known(name: Any, choices: Iterable[str], what: str) -> str:
     """The name. Raises ValueError, with all choices, unless it is one of them; `what` says what it names."""
     choices = list(choices)
     if name not in choices:
-        raise ValueError(f"there is no {what} {name!r}: choose from {', '.join(choices)}")
+        raise ValueError(f"there is no {what} {shown(name)}: choose from {', '.join(choices)}")
     return name
 
 
@@ -68,6 +68,12 @@ def check_text(text: Any, name: str) -> str:
 def printable(text: str) -> str:
     """The text on one line, with every character that a terminal would act on written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any) -> str:
+    """A value as messages name it: on one line, and cut where it is long."""
+    text = " ".join(printable(repr(value)).replace("\\n", " ").split())
+    return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
 def check_pictures(pictures: Tensor) -> Tensor:
@@ -92,7 +98,7 @@ def check_seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     try:
         seeds = [seeds] if hasattr(seeds, "__index__") and not getattr(seeds, "ndim", 0) else list(seeds)
     except TypeError as error:
-        raise ValueError(f"seeds cannot be {seeds!r}: give a whole number, or a list of them") from error
+        raise ValueError(f"seeds cannot be {shown(seeds)}: give a whole number, or a list of them") from error
     if not seeds:
         raise ValueError("there are no seeds: give at least one")
     return tuple(whole(seed, "a seed", 0, 2**32 - 1) for seed in seeds)

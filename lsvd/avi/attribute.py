@@ -25,7 +25,7 @@ from lsvd.avi.exact import AVIConfig, integrate
 from lsvd.avi.losses import Lambdas
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import Backbone
-from lsvd.checks import check_code, check_kind, check_seeds, check_text, printable, whole
+from lsvd.checks import check_code, check_kind, check_seeds, check_text, printable, shown, whole
 from lsvd.decomposition.svd import svd
 from lsvd.sampling import identity
 from lsvd.sampling.memory import MAX_MEMORY
@@ -373,12 +373,16 @@ def _strengths(strengths: float | Sequence[float], count: int) -> list[float]:
     try:
         values = torch.as_tensor(strengths, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{strengths!r} is not a strength: give a number, 0 for the source, 1 as learned") from error
+        raise ValueError(
+            f"{shown(strengths)} is not a strength: give a number, 0 for the source, 1 as learned"
+        ) from error
     values = values.expand(count) if values.ndim == 0 else values
     if values.shape != (count,):
         raise ValueError(f"strengths of shape {tuple(values.shape)} for {count} attributes: give one for all, or each")
     if not values.isfinite().all():
-        raise ValueError(f"the strength {strengths} is not finite: give a number, 0 for the source, 1 as learned")
+        raise ValueError(
+            f"the strength {shown(strengths)} is not finite: give a number, 0 for the source, 1 as learned"
+        )
     return values.tolist()
 
 

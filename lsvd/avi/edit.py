@@ -16,7 +16,7 @@ from lsvd.avi.placement import Placement, Places, renoise
 from lsvd.backbones.configs import described
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import remembers
-from lsvd.checks import check_code, check_kind, check_seeds, known, out_of_memory
+from lsvd.checks import check_code, check_kind, check_seeds, known, out_of_memory, shown
 from lsvd.guidance.edit import GuidedEdit, guide
 from lsvd.guidance.settings import LowRank
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -93,7 +93,7 @@ def edit_prompt(
         method = NAMED[known(method, NAMED, "method")]
     check_kind(placement, (Placement, type(None)), "placement=Placement(tx=..., dtau=..., branch=...)")
     if not isinstance(method, LowRank | AVIConfig | None) and not callable(method):
-        raise ValueError(f"{method!r:.80} is not a method: give one of {', '.join(NAMED)}, or an AVIConfig")
+        raise ValueError(f"{shown(method)} is not a method: give one of {', '.join(NAMED)}, or an AVIConfig")
     settings, walk = _request(backbone, source, request)
     if isinstance(method, LowRank):
         if placement is not None:

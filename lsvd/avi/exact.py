@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lsvd.avi.losses import Lambdas, Norm, check_norm
-from lsvd.checks import check_code, check_kind, integer
+from lsvd.checks import check_code, check_kind, integer, shown
 from lsvd.decomposition.svd import ChannelSVD, double, svd
 
 Basis = Literal["both", "complement"]
@@ -48,7 +48,7 @@ class AVIConfig:
             value = getattr(self, name)
             number = integer(value)
             if number is None and (value is not None or name == "k_z"):
-                raise ValueError(f"{name} cannot be {value!r}: give a whole number")
+                raise ValueError(f"{name} cannot be {shown(value)}: give a whole number")
             object.__setattr__(self, name, number)
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lsvd.checks import number
+from lsvd.checks import number, shown
 
 Norm = Literal["squared", "absolute"]
 
@@ -32,7 +32,9 @@ class Lambdas:
     def __post_init__(self):
         numbers = [number(weight) for weight in astuple(self)]
         if any(weight is None or not 0 <= weight < float("inf") for weight in numbers) or not any(numbers):
-            raise ValueError(f"the losses cannot have the weights {astuple(self)}: give numbers from 0 on, not all 0")
+            raise ValueError(
+                f"the losses cannot have the weights {shown(astuple(self))}: give numbers from 0 on, not all 0"
+            )
 
 
 def l1_target(y: Tensor, z: Tensor, norm: Norm = "squared") -> Tensor:

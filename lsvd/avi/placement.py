@@ -8,7 +8,7 @@ from torch import Tensor
 from lsvd.avi.exact import check_pair
 from lsvd.backbones.registry import Entry
 from lsvd.backbones.schedulers import Schedule
-from lsvd.checks import integer
+from lsvd.checks import integer, shown
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Placement:
 
     def __post_init__(self):
         if self.dtau is not None and integer(self.dtau) is None:
-            raise ValueError(f"dtau cannot be {self.dtau!r:.80}: give a whole number of steps")
+            raise ValueError(f"dtau cannot be {shown(self.dtau)}: give a whole number of steps")
 
     def filled(self, entry: Entry) -> "Placement":
         """The same placement with the defaults of a backbone's entry."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from lsvd.backbones.families import Family
-from lsvd.checks import integer
+from lsvd.checks import integer, shown
 
 CallKwargs = tuple[tuple[str, Any], ...]
 
@@ -79,17 +79,23 @@ def rows(call_kwargs: CallKwargs, part: slice | Sequence[int]) -> CallKwargs:
 def _each(number: Any, count: int) -> int:
     copies = integer(number)
     if copies is None or copies < 1 or count % copies:
-        raise ValueError(f"num_images_per_prompt {number!r} does not divide {count} seeds: give a seed per picture")
+        raise ValueError(
+            f"num_images_per_prompt {shown(number)} does not divide {count} seeds: give a seed per picture"
+        )
     return copies
 
 
 def _per_picture(name: str, value: Any) -> bool:
-    return isinstance(value, Tensor) or re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
+    return isinstance(value, Tensor) or _is_text(name)
+
+
+def _is_text(name: str) -> bool:
+    return re.fullmatch(r"(negative_)?prompt(_\d)?", name) is not None
 
 
 def _value(name: str, value: Any, count: int, copies: int) -> Any:
     """The value of one argument, one per picture where it is a prompt's."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not _is_text(name):
         return _embeddings(name, value, count, copies)
     if _per_picture(name, value):
         texts = [value] * count if isinstance(value, str) else value

@@ -39,7 +39,7 @@ from lsvd.backbones.pictures import Pictures, as_tensor
 from lsvd.backbones.registry import Entry, Kind
 from lsvd.backbones.schedulers import Schedule, Scheduled, accepts, prepare, probing
 from lsvd.backbones.steps import begins_late, first_step_fails, takes_variance
-from lsvd.checks import check_code, check_seeds, integer, out_of_memory
+from lsvd.checks import check_code, check_seeds, integer, out_of_memory, shown
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]
 OTHER_STEPS = "take another number, or set timestep_spacing='trailing' where the scheduler has it"
@@ -143,7 +143,7 @@ class Backbone(ABC):
         """
         number = integer(steps)
         if number is None or not 1 <= number <= self.T:
-            raise ValueError(f"cannot take {steps} steps: choose a whole number from 1 to {self.T}")
+            raise ValueError(f"cannot take {shown(steps)} steps: choose a whole number from 1 to {self.T}")
         steps = number
         name, prepared = type(self.scheduler).__name__, self.prepared(steps)
         error = first_step_fails(prepared)

@@ -15,7 +15,7 @@ from diffusers import PNDMScheduler, SASolverScheduler, SchedulerMixin
 from torch import Tensor
 
 from lsvd.backbones.devices import cpu_by_default
-from lsvd.checks import number
+from lsvd.checks import number, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Schedule:
         """
         share = number(fraction)
         if share is None or not 0 <= share <= 1:
-            raise ValueError(f"{fraction!r:.80} of T is not a timestep: give a fraction from 0 to 1")
+            raise ValueError(f"{shown(fraction)} of T is not a timestep: give a fraction from 0 to 1")
         if self.fractions is None:
             raise ValueError(
                 f"the timesteps of {self.name} are not fractions of T: take another scheduler, such as Euler"
@@ -82,7 +82,7 @@ class Schedule:
         """The step that begins at timestep t. Raises ValueError, naming the nearest, if no whole step does."""
         given, t = t, number(t)
         if t is None:
-            raise ValueError(f"not a timestep: {given!r:.80}; choose one of {self}")
+            raise ValueError(f"not a timestep: {shown(given)}; choose one of {self}")
         hits = ((self.timesteps == t) & self.whole).nonzero()
         if len(hits):
             return int(hits[0])

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from lsvd.backbones.schedulers import Schedule
-from lsvd.checks import known, whole
+from lsvd.checks import known, shown, whole
 
 CHANNELS = ("apart", "together")
 
@@ -71,7 +71,9 @@ class LowRank:
 def check_strength(strength: float) -> float:
     """The strength. Raises ValueError unless it is a finite number."""
     if not _number(strength):
-        raise ValueError(f"{strength!r} is not a strength: give a number, 0 for the source, 1 for all of the triplets")
+        raise ValueError(
+            f"{shown(strength)} is not a strength: give a number, 0 for the source, 1 for all of the triplets"
+        )
     return strength
 
 

@@ -28,9 +28,10 @@ from torch import Tensor
 from lsvd.backbones.devices import cpu_by_default
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, passing_on, remembers, starting_at
-from lsvd.checks import integer
+from lsvd.checks import integer, shown
 from lsvd.decomposition.svd import double
 from lsvd.progress import bar
+from lsvd.sampling.estimates import Levels
 from lsvd.sampling.memory import MAX_MEMORY, Limit
 from lsvd.sampling.trajectory import Settings, Trajectory, denoise
 
@@ -80,8 +81,8 @@ def invert(
 
     The start is diffusers' inverse of the backbone's scheduler, on the sampler's own noise levels, where there is one
     (DDIM, DPM-Solver), or else the sampler's own steps backwards. Then follow up to `iterations` evaluations of the
-    model a step, until all residuals are below `tolerance`; the best codes are kept. A solver that
-    remembers earlier steps takes up to three times as many where they still help.
+    model a step, until all residuals are below `tolerance`; the best codes are kept. A solver that remembers
+    earlier steps takes up to three times as many where they still help.
 
     Warns (UserWarning) if the distance exceeds 0.05, or if x_T is more than 3 times as large as noise. Not every
     sampler can be inverted (one that clips its predictions cannot), nor every guidance.
@@ -91,7 +92,7 @@ def invert(
     infinity appears, and otherwise as `lsvd.sampling.trajectory.run`.
     """
     if integer(iterations) is None or iterations < 0:
-        raise ValueError(f"cannot iterate {iterations} times: choose 0 for none, or more")
+        raise ValueError(f"cannot iterate {shown(iterations)} times: choose 0 for none, or more")
     final = backbone.check_codes(codes)
     if backbone.kind == "text-to-image" and guidance is None:
         guidance = backbone.family.off
@@ -241,16 +242,17 @@ def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
     """The shares of x_0 and of the predictions in each code of a trajectory, shape (n, n + 1), float64, x_0's first.
 
     With deterministic samplers x_i = a_i x_T + sum_j c_ij p_j, linear in the predictions p_j of the model at each
-    x_j, whatever they remember, so x_T can be replaced by x_0. The factors are read off one run on unit vectors, a
-    batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0 depends on x_T
-    hardly at all.
+    x_j, whatever they remember, so x_T can be replaced by x_0. Of the predictions, velocities are taken (see
+    `_velocities`): with those of the picture, the last step would not depend on x_T. The factors are read off one run on
+    unit vectors, a batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0
+    depends on x_T hardly at all.
     """
     prepared = backbone.prepared(settings.steps)
     n = len(prepared.timesteps)
     random_unit = torch.randn(1, n + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     units = torch.cat([torch.eye(n + 1, dtype=torch.float64), random_unit]).to(prepared.timesteps.device, torch.float32)
     try:
-        codes = double(_of_predictions(backbone, settings, units)).cpu()
+        codes = double(_of_predictions(backbone, settings, units, velocities=_velocities(prepared))).cpu()
     except (IndexError, RuntimeError, TypeError, ValueError):
         return None
     codes, check = codes[:, :-1], codes[:, -1]
@@ -260,6 +262,23 @@ def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
         return None
     scale = codes[:-1, :1] / last[0]
     return torch.cat([scale, codes[:-1, 1:] - scale * last[1:]], dim=1)
+
+
+def _velocities(prepared: SchedulerMixin) -> list[tuple[float, float]]:
+    """The shares k of a code x = a x_0 + s e, and b of its velocity v, in what a model predicts of it: k x + b v.
+
+    v = (a e - s x_0) / r with r^2 = a^2 + s^2 (Salimans and Ho 2022, arXiv 2202.00512, section 4), whose size is that
+    of pictures at every level of noise. (0, 1), which is the prediction as it is, where the levels are not known.
+    """
+    kind, levels = prepared.config.get("prediction_type", "epsilon"), Levels.of(prepared)
+    if levels is None or kind not in ("epsilon", "sample"):
+        return [(0.0, 1.0)] * len(prepared.timesteps)
+    a, s = levels.alpha[:-1], levels.sigma[:-1]
+    square = a.square() + s.square()
+    codes, others = (s, a) if kind == "epsilon" else (a, -s)
+    if others.abs().min() < 1e-3:
+        return [(0.0, 1.0)] * len(a)
+    return list(zip((codes / square).tolist(), (others / square.sqrt()).tolist(), strict=True))
 
 
 def _together(
@@ -277,7 +296,7 @@ def _together(
     its distance. In the first sweep the prediction of a code replaces those that the solver remembers; later sweeps
     take them from the sweep before. `_goes_on` says how many there are.
     """
-    n, goal = len(shares), double(final)
+    n, goal, velocities = len(shares), double(final), _velocities(backbone.prepared(settings.steps))
     codes, predictions = [goal] * n, [torch.zeros_like(goal)] * n
     evaluations, sweeps = 0, []  # of each sweep, the farthest move of a code
     with bar(total=iterations * n, progress=progress, desc="inverting") as shown:
@@ -290,7 +309,8 @@ def _together(
                 x = constant + share * predictions[i + 1] if first_sweep and i < n - 1 else codes[i]
                 attempts, moves = [], []
                 for number in range(INNER):
-                    predictions[i] = double(_predicted(backbone, settings, i, x.to(final)))
+                    (of_code, of_velocity), predicted = velocities[i], _predicted(backbone, settings, i, x.to(final))
+                    predictions[i] = (double(predicted) - of_code * x) / of_velocity
                     move = constant + share * predictions[i] - x
                     distance = _distance(x + move, x).max().item()
                     if not isfinite(distance):
@@ -481,10 +501,18 @@ def _of_no_prediction(
 
 @cpu_by_default()
 def _of_predictions(
-    backbone: Backbone, settings: Settings, inputs: Tensor, first: int = 0, end: int | None = None, seed: int = 0
+    backbone: Backbone,
+    settings: Settings,
+    inputs: Tensor,
+    first: int = 0,
+    end: int | None = None,
+    seed: int = 0,
+    velocities: list[tuple[float, float]] | None = None,
 ) -> Tensor:
     """The codes (m + 1, B) at steps `first` to `end`, each of equal values, for codes to start with and predictions
-    that are `given`: (B, 1 + n), the code of each first, and then the prediction of each step."""
+    in `inputs`: (B, 1 + n), the code of each first, and then the prediction of each step. With `velocities`, those of
+    `_velocities`, `inputs` holds velocities instead.
+    """
     prepared = backbone.prepared(settings.steps)
     if hasattr(prepared, "set_begin_index"):
         scheduler = copy.deepcopy(prepared)
@@ -501,6 +529,7 @@ def _of_predictions(
         for i, t in enumerate(prepared.timesteps[first:end], first):
             if hasattr(scheduler, "scale_model_input"):
                 scheduler.scale_model_input(x, t)
-            x = scheduler.step(inputs[:, 1 + i].clone(), t, x, **options).prev_sample
+            of_code, of_given = velocities[i] if velocities else (0.0, 1.0)
+            x = scheduler.step(of_code * x + of_given * inputs[:, 1 + i], t, x, **options).prev_sample
             codes.append(x)
     return torch.stack(codes).flatten(1)

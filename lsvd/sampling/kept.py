@@ -9,7 +9,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from lsvd.backbones.models import Backbone
-from lsvd.checks import integer
+from lsvd.checks import integer, shown
 from lsvd.paths import build
 from lsvd.progress import bar
 from lsvd.sampling.identity import identity
@@ -82,4 +82,4 @@ def split(walk: Trajectory, batch: int = CHUNK) -> list[Trajectory]:
 
 def _check_batch(batch: int) -> None:
     if integer(batch) is None or batch < 1:
-        raise ValueError(f"cannot take {batch} pictures at a time: choose a whole number from 1")
+        raise ValueError(f"cannot take {shown(batch)} pictures at a time: choose a whole number from 1")

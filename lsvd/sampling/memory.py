@@ -12,7 +12,7 @@ from torch import nn
 
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import Backbone
-from lsvd.checks import number
+from lsvd.checks import number, shown
 
 GB = 10**9
 MAX_MEMORY = 8.0
@@ -34,7 +34,7 @@ class Limit:
         size = number(max_memory)
         if size is None or not 0 < size < math.inf:
             raise ValueError(
-                f"max_memory cannot be {max_memory!r}: give a number of GB above 0, such as {MAX_MEMORY:g}"
+                f"max_memory cannot be {shown(max_memory)}: give a number of GB above 0, such as {MAX_MEMORY:g}"
             )
         code = math.prod(backbone.latent_shape) * backbone.dtype.itemsize
         return cls(round(size * GB / 2), code, _work(backbone))

@@ -20,7 +20,7 @@ from lsvd.backbones import calls
 from lsvd.backbones.configs import described, scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.schedulers import Schedule, accepts, check_takes_codes, remembers, starting_at
-from lsvd.checks import check_kind, check_seeds, check_text, mix, number
+from lsvd.checks import check_kind, check_seeds, check_text, mix, number, shown
 from lsvd.progress import bar
 from lsvd.sampling.identity import weights
 from lsvd.sampling.memory import MAX_MEMORY, Limit
@@ -404,6 +404,11 @@ def _denoise(
 
     def on_step(step: int, t: Tensor, x: Tensor) -> Tensor:
         after = begin + step + 1  # the step that x is the start of
+        if x.shape != code.shape:
+            shapes = f"{tuple(code.shape)} into {tuple(x.shape)}"
+            raise ValueError(
+                f"{settings.backbone} turns codes of {shapes}: see whether its config.json fits its weights"
+            )
         if after < first:
             x = replay[after - begin].clone(memory_format=torch.contiguous_format)
         elif after == first:
@@ -454,7 +459,7 @@ def _prompts(backbone: Backbone, prompts: str | Sequence[str] | None, count: int
     if prompts is None:
         raise ValueError(f'{backbone.name} takes prompts: give one, or one per seed ("" for none)')
     if isinstance(prompts, Set | Mapping) or not isinstance(prompts, Iterable):  # of no order, or none at all
-        raise ValueError(f"prompts cannot be {prompts!r:.80}: give a string, or a list with one per seed")
+        raise ValueError(f"prompts cannot be {shown(prompts)}: give a string, or a list with one per seed")
     prompts = (prompts,) * count if isinstance(prompts, str) else tuple(prompts)
     if any(not isinstance(prompt, str) for prompt in prompts):
         raise ValueError("prompts are text: give a string, or one per seed")
@@ -478,14 +483,14 @@ def _guidance(backbone: Backbone, guidance: float | None) -> float | None:
     value = number(backbone.entry.guidance if guidance is None else guidance)
     if value is None or not 0 <= value < float("inf"):
         none = format(backbone.family.off, "g")
-        raise ValueError(f"guidance {guidance!r:.80} makes no sense: choose {none} for none, or a number above")
+        raise ValueError(f"guidance {shown(guidance)} makes no sense: choose {none} for none, or a number above")
     return value
 
 
 def _eta(backbone: Backbone, eta: float) -> float:
     value = number(eta)
     if value is None or not 0 <= value <= 1:
-        raise ValueError(f"eta {eta!r:.80} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
+        raise ValueError(f"eta {shown(eta)} makes no sense: choose from 0 (deterministic) to 1 (as noisy as DDPM)")
     if value and not accepts(backbone.scheduler.step, "eta"):
         raise ValueError(f"{type(backbone.scheduler).__name__} takes no eta: leave it at 0, or use DDIMScheduler")
     return value

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -313,15 +313,21 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the only lock on path, which ends with the process; its file is gone afterwards."""
-    from filelock import FileLock  # takes as long to import as the rest of the command line
+def _locked(path: Path, busy: str = "") -> Iterator[None]:
+    """Hold the only lock on path, which ends with the process; its file is gone afterwards.
+
+    Waits for it, or with `busy` raises WriteError, which says so, where another process holds it.
+    """
+    from filelock import FileLock, Timeout  # takes as long to import as the rest of the command line
 
     lock = path.parent / f".{path.name}.lock"
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock)
-        held.acquire()
+        try:
+            held.acquire(timeout=0 if busy else -1)
+        except Timeout as error:
+            raise WriteError(f"{path} is in use by another process: {busy}") from error
     try:
         yield
     finally:
@@ -329,6 +335,11 @@ def _locked(path: Path) -> Iterator[None]:
         with suppress(OSError):
             lock.unlink()
         held.release()
+
+
+def alone(path: str | Path, remedy: str) -> AbstractContextManager[None]:
+    """Be the only process that works in a folder, or raise WriteError with the remedy."""
+    return _locked(Path(path), remedy)
 
 
 def swap(one: Path, other: Path) -> bool:

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from benchmarks.schedulers import NAMES
 from lsvd import avi, backbones
-from lsvd.sampling import inversion, trajectory
+from lsvd.sampling import inversion, memory, trajectory
 from lsvd.sampling.inversion import invert
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*inverted pictures do not lead back")
@@ -193,6 +193,57 @@ def test_flow_matching_leads_back_by_every_solver(kind):
     found = invert(backbone, drawn.final, "a person", 6)
     assert found.distance.max() < 1e-3
     assert_close(back(backbone, found), drawn.final, rtol=1e-2, atol=1e-2)
+
+
+def predicting(kind):
+    """The tiny model of velocities, as one of the noise or of the clean code."""
+    pipe = tiny_pipeline()
+    levels, base = pipe.scheduler.alphas_cumprod, type(pipe.unet)
+
+    def forward(self, sample, t, *args, **kwargs):
+        velocity = base.forward(self, sample, t, *args, **kwargs)[0]
+        a, s = levels[int(t)].sqrt(), (1 - levels[int(t)]).sqrt()
+        return (a * velocity + s * sample if kind == "epsilon" else a * sample - s * velocity,)
+
+    pipe.unet.__class__ = type(base.__name__, (base,), {"forward": forward})
+    return backbones.from_pipeline(pipe, size=16)
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_whatever_a_model_predicts_it_leads_back(kind, name):
+    backbone = predicting(kind)
+    scheduler = getattr(diffusers, f"{name}Scheduler").from_config(backbone.scheduler.config, prediction_type=kind)
+    backbone = backbone.with_scheduler(scheduler)
+    final = trajectory.run(text_to_image(), "a person", [5, 6], STEPS, 1.0).final
+    assert invert(backbone, final, "a person", STEPS).distance.max() < 5e-3
+
+
+def test_sweeps_go_on_while_they_help():
+    assert inversion._goes_on([], 0.0, 1e-5) and not inversion._goes_on([1e-6], 0.1, 1e-5)
+    falling, stuck = [0.9**i for i in range(10)], [0.5] * 10
+    assert inversion._goes_on(stuck, 0.9, 1e-5) and inversion._goes_on(falling, 1.5, 1e-5)
+    assert not inversion._goes_on(stuck, 1.5, 1e-5) and not inversion._goes_on(falling, inversion.EXTRA, 1e-5)
+    assert not inversion._goes_on([0.1, 1e-3], 1.0, 1e-5)  # near enough
+
+
+def test_inverting_keeps_to_the_memory_given(monkeypatch):
+    backbone = text_to_image().with_scheduler(DPMSolverMultistepScheduler)
+    final = trajectory.run(backbone, "a person", [5, 6, 7, 8], 4, 1.0).final
+    whole = invert(backbone, final, "a person", 4)
+    seen, denoise = [], type(backbone).denoise
+
+    def counted(self, code, *args):
+        seen.append(len(code))
+        return denoise(self, code, *args)
+
+    monkeypatch.setattr(type(backbone), "denoise", counted)
+    little = 2.1 * memory.Limit.of(backbone).work * 2 / memory.GB
+    parts = invert(backbone, final, "a person", 4, max_memory=little)
+    assert max(seen) == 2 and parts.distance.shape == (4,)
+    assert_close(parts.trajectory.codes, whole.trajectory.codes, rtol=1e-2, atol=1e-2)
+    with pytest.raises(ValueError, match="4 pictures of .* codes each .*raise max_memory"):
+        invert(backbone, final, "a person", 4, max_memory=1e-9)
 
 
 def test_the_distance_is_that_of_drawing_again(backbone, codes):

@@ -26,6 +26,7 @@ from safetensors.torch import save as save_tensors
 from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from lsvd.backbones import clip
+from lsvd.storage import files
 from lsvd.storage.files import WriteError
 from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
@@ -660,6 +661,20 @@ def test_steps_and_minutes_do_not_begin_another_run(toy, caplog):
     assert state.read(home / state.CHECKPOINT)[0] == 5
     for said in (f"begins in {home}", f"goes on in {home}", f"done before, in {home}"):
         assert f"toy: {said}" in caplog.text
+
+
+def test_two_trainings_do_not_share_a_run(toy):
+    """The second is told so, and takes nothing from the first, which goes on as if it had been alone."""
+    assert toy.run("--minutes", "0") == 3
+    (home,) = toy.homes()
+    before = (home / state.CHECKPOINT).read_bytes()
+    with (
+        files.alone(home, "wait"),
+        pytest.raises(ValueError, match=f"{home.name} is in use by another process: wait for it, or .* --runs"),
+    ):
+        toy.run()
+    assert (home / state.CHECKPOINT).read_bytes() == before
+    assert toy.run() == 0 and not list(toy.runs.glob(".*lock"))
 
 
 def test_weights_that_ship_are_replaced_only_on_purpose(toy):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from lsvd.backbones import checksums
 from lsvd.paths import WEIGHTS
-from lsvd.storage.files import WriteError, check_writable
+from lsvd.storage.files import WriteError, alone, check_writable
 from lsvd.testbed.training import checkpoints, loop
 from lsvd.testbed.training.jobs import Job
 from lsvd.testbed.training.processes import Processes
@@ -49,10 +49,20 @@ def begin(work: Job) -> None:
 
 
 def train(work: Job, settings: Settings | None = None) -> bool:
-    """Train until all steps are done, and export; or until stopped. True if done."""
-    settings, processes = settings or work.settings(), work.processes
-    if processes.first:
-        check_writable(work.folder)
+    """Train until all steps are done, and export; or until stopped. True if done.
+
+    Raises OSError while another training has the run's folder.
+    """
+    if not work.processes.first:
+        return _train(work, settings or work.settings())
+    check_writable(work.folder)
+    with alone(work.home, "wait for it, or give another folder with --runs"):
+        return _train(work, settings or work.settings())
+
+
+def _train(work: Job, settings: Settings) -> bool:
+    """As `train`, in a folder that is this run's alone."""
+    processes = work.processes
     if not (work.home / CHECKPOINT).exists():
         begin(work)
         processes.wait()  # until all have looked for the checkpoint

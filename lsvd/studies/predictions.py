@@ -112,6 +112,10 @@ class Settling:
         moves = {"x̂_0": self.ranks, "another picture's x̂_0": self.null_ranks, "x_t": self.code_ranks}
         return {of: mean(each, bounds=(0, self.most)) for of, each in moves.items()}
 
+    def further(self) -> Interval:
+        """The mean of `ranks` minus `code_ranks`, paired by picture."""
+        return mean(self.ranks - self.code_ranks, bounds=(-self.most, self.most))
+
 
 @dataclass(frozen=True, eq=False)
 class Difference:
@@ -169,7 +173,7 @@ def settling(backbone: Backbone, walk: Trajectory) -> Settling:
     def away(x: Tensor) -> Tensor:
         return neighbourhood.fraction(geodesic.distance(bases(x, K), end).mean(-1), end)
 
-    own, codes_own = (order.mobility_of(x[::2], walk.timesteps[::2], 0) for x in (estimate, codes))
+    own, codes_own = (order.mobility_of(x, walk.timesteps, 0) for x in (estimate, codes))
     half = own.same.dt >= own.same.dt.max() / 2
     return Settling(
         walk.timesteps.double(),
@@ -388,8 +392,7 @@ def verdicts(result: Result) -> list[Verdict]:
         itself, beyond = model.in_order()
         parts = [Part(itself, margin=order.MARGIN, sign=-1), Part(beyond, sign=-1)]
         add("first triplets of x̂_0 settle first", name, parts, gate=True)
-        further = model.ranks - model.code_ranks
-        parts = [Part(model.moved()["x̂_0"], null=1.0), Part(mean(further, bounds=(-model.most, model.most)))]
+        parts = [Part(model.moved()["x̂_0"], null=1.0), Part(model.further())]
         add("ranks in x̂_0 move by more than a place", name, parts, gate=True)
     for name, answered in result.answers.items():
         for scale, (effect, by_time) in encoding.scale_means(answered).items():
@@ -432,6 +435,7 @@ def rows(result: Result) -> list[dict[str, str | int]]:
                 add(name, of, f"settles at, of T: triplet {i + 1}", mean(times[:, i], bounds=UNIT))
         for of, moved in model.moved().items():
             add(name, of, "rank change, half the way and more", moved)
+        add(name, "x̂_0 - x_t", "rank change, half the way and more", model.further())
         answered = result.answers.get(name)
         for scale, (effect, by_time) in (encoding.scale_means(answered) if answered else {}).items():
             times = ["all timesteps", *(f"t = {part.t:g}" for part in answered)]

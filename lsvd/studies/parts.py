@@ -67,10 +67,12 @@ class Parts:
         return dict(zip(PARTS, (self._by_seed(part) for part in self.side.double().numpy()), strict=True))
 
     def share(self, part: str) -> Interval:
-        """The rise that a part brings by itself, as a share of that of all of d_t."""
+        """The rise that a part brings by itself, as a share of that of all of d_t; NaN where that is 0."""
         rises = self.rises()
         own, whole = rises[part], rises[ALL]
         without = [(x.sum() - x) / (len(x) - 1) for x in (own, whole)]
+        if not (whole.mean() and without[1].all()):
+            return Interval(np.nan, np.nan, np.nan, len(own))
         return jackknife(own.mean() / whole.mean(), without[0] / without[1])
 
     def means(self) -> dict[str, tuple[Interval, Interval]]:

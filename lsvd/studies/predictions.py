@@ -422,6 +422,8 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     table = []
 
     def add(backbone: str, of: str, measure: str, value: Interval) -> None:
+        if np.isnan(value.value):
+            return
         row = {"backbone": backbone, "of": of, "measure": measure}
         numbers = {"value": value.value, "low": value.low, "high": value.high}
         table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()} | {"n": value.n})

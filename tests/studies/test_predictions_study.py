@@ -126,6 +126,7 @@ def test_the_share_of_a_part_counts_what_lacked_the_attribute():
     own = Parts(had, torch.zeros(1, 4), after, torch.zeros(5, 1, 4))
     assert own.share(parts.FIRST).value == pytest.approx(0.5) and own.share(parts.FIRST).n == 3
     assert own.means()[parts.ALL][0].value == pytest.approx(0.8)
+    assert math.isnan(replace(own, after=torch.zeros(5, 1, 4)).share(parts.FIRST).value)
 
 
 def test_parts_add_up_and_have_one_norm():

@@ -7,6 +7,7 @@ run goes on.
 
 By name only: comparison holds low-rank guidance and AVI against the editors of diffusers (measurements/comparison,
 outputs/tables/comparison.csv), for any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone.
+predictions measures what notebook 09 reads, of all embedded models (measurements/predictions).
 coverage simulates how often intervals cover the truth (outputs/tables/coverage.csv), and exchanges how often verdicts
 hold where labels were exchanged, so that nothing is true (outputs/tables/exchanges.csv).
 """
@@ -17,13 +18,13 @@ from importlib import import_module
 
 STUDIES = ("editing", "strength", "ablation")  # that are measured if none is named
 COMPARISON = "comparison"
-SIMULATIONS = ("coverage", "exchanges")
+OTHERS = (COMPARISON, "predictions", "coverage", "exchanges")
 log = logging.getLogger(__name__)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    listed = ", ".join((*STUDIES, COMPARISON, *SIMULATIONS))
+    listed = ", ".join((*STUDIES, *OTHERS))
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {listed}; the first three if none is given")
     parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (%(default)s)")
     add = parser.add_argument_group("comparison").add_argument
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     from lsvd.checks import known
     from lsvd.studies.rig import load_rig
 
-    names = [known(name, (*STUDIES, COMPARISON, *SIMULATIONS), "study") for name in options.names] or STUDIES
+    names = [known(name, (*STUDIES, *OTHERS), "study") for name in options.names] or STUDIES
     try:
         rig = load_rig(options.backbone, options.device) if {*names} - {COMPARISON, "coverage"} else None
         for name in names:

@@ -243,9 +243,9 @@ def _shares(backbone: Backbone, settings: Settings) -> Tensor | None:
 
     With deterministic samplers x_i = a_i x_T + sum_j c_ij p_j, linear in the predictions p_j of the model at each
     x_j, whatever they remember, so x_T can be replaced by x_0. Of the predictions, velocities are taken (see
-    `_velocities`): with those of the picture, the last step would not depend on x_T. The factors are read off one run on
-    unit vectors, a batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where x_0
-    depends on x_T hardly at all.
+    `_velocities`): with those of the picture, the last step would not depend on x_T. The factors are read off one run
+    on unit vectors, a batch of n + 1 numbers. None for samplers that are not linear, such as those that clip, and where
+    x_0 depends on x_T hardly at all.
     """
     prepared = backbone.prepared(settings.steps)
     n = len(prepared.timesteps)

@@ -1,15 +1,18 @@
-"""Predictions: the paper's three questions about the model's predictions instead of the noisy code.
+"""Predictions: the paper's three questions, asked of what the model predicts instead of the noisy code.
 
 x_t = alpha_t x̂_0 + sigma_t ε̂ is mostly noise at most timesteps, and so are its singular vectors (the study
-neighbourhood). This study takes x̂_0, the model's estimate of the picture, and d_t, the move of x̂_0 by another prompt
+neighbourhood). Here stand x̂_0, the model's estimate of the picture, and d_t, by how much another prompt moves it
 (lsvd.sampling.predictions), with the same nulls and statistics.
 
 Property 1: does the subspace of x̂_0 settle, before that of x_t, and its first triplets before the others? Property 2:
 do attributes answer to singular values of x̂_0 beyond random directions? Property 3: do its triplets change places? And
-for d_t: does its first triplet hold much of it, and is that triplet the same across timesteps and seeds?
+of d_t: does its first triplet hold much of it, and bring the attribute in (lsvd.studies.parts), and is it the same
+across timesteps and seeds?
+
+What takes minutes to measure lies in measurements/predictions, named by a digest of weights and settings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,57 +22,71 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from lsvd.backbones.configs import scheduler_text
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_seeds
 from lsvd.decomposition import geodesic
 from lsvd.decomposition.svd import svd
 from lsvd.paths import measurements
+from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
-from lsvd.sampling.predictions import available, differences, estimates, level
+from lsvd.sampling.predictions import available, clips, differences, estimates, level
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import SIGNED, UNIT, Interval, mean
 from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage import results
 from lsvd.storage.tensors import Spec
 from lsvd.studies import encoding, neighbourhood, order, survey
-from lsvd.studies.neighbourhood import bases, over_pairs
-from lsvd.studies.order import TRIPLETS, Mobility
+from lsvd.studies import parts as taken
+from lsvd.studies.neighbourhood import bases
+from lsvd.studies.order import TRIPLETS
+from lsvd.studies.parts import TARGETS, Parts
 from lsvd.studies.responses import Responses, responses, scale_bands
+from lsvd.studies.rig import Rig
 from lsvd.studies.survey import Plan
 from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
 from lsvd.testbed.reader import Reader
 
 K = 8  # triplets of the subspaces
-HALF = 0.5  # the share of a final triplet at which it counts as settled
+NEAR = 0.5  # of a final triplet: one that is nearer to its final size from some timestep on has settled there
 MARGIN = neighbourhood.MARGIN
 SEEDS = range(16)
 PLAN = Plan(times=(0.8, 0.5, 0.2), bands=((0,), (1, 2, 3)))
-"""The singular values of x̂_0 that are scaled, and the timesteps."""
+"""What is scaled in x̂_0, and when."""
 
-TARGETS = ("old", "glasses", "female")
 PARAPHRASES = ("person", "a person a person")
-"""Prompts that ask for no more than SOURCE."""
+"""Prompts that ask for nothing that SOURCE does not."""
 FORMAT = 1  # of what is measured; raise it when the code that measures changes
 
 
 @dataclass(frozen=True, eq=False)
 class Settling:
-    """How x̂_0 and x_t approach the triplets of the final code along a trajectory of B pictures.
+    """How x̂_0 and x_t come to the triplets of the final code along a trajectory of B pictures.
 
-    timesteps: (n,). estimate, code, other: distance of the subspace of K left vectors from the final one, of x̂_0, of
-    x_t, and of x̂_0 of the next picture from this one's final, (n, B). parts, code_parts: the share of
-    each of the final code's TRIPLETS first triplets in x̂_0 and in x_t, 1 for all of it, mean over channels, (n, B,
-    TRIPLETS). mobility: of the triplets of x̂_0, at every second timestep.
+    timesteps: (n,), of T. estimate, code, other: distance of the subspace of K left vectors from the final one, of
+    x̂_0, of x_t, and of x̂_0 of the next picture from this one's final, (n, B). parts, code_parts: how much of each of
+    the final code's TRIPLETS first triplets is there, 1 when all of it is, mean over channels, (n, B, TRIPLETS); of x_t
+    after division by alpha_t. ranks, null_ranks, code_ranks: by how many places the first TRIPLETS triplets of x̂_0 move
+    over half the way and more, those if matched with the next picture's, and those of x_t, (B,), at most `most`.
     """
 
     timesteps: Tensor
     T: int
+    most: int
     estimate: Tensor
     code: Tensor
     other: Tensor
     parts: Tensor
     code_parts: Tensor
-    mobility: Mobility
+    ranks: Tensor
+    null_ranks: Tensor
+    code_ranks: Tensor
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is kept on disk, the measured numbers in half precision."""
+        numbers = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return {name: value if name == "timesteps" else value.half() for name, value in numbers.items()}
 
     def nearer(self) -> dict[str, Interval]:
         """The mean distance of x̂_0 from its end over all timesteps minus that of a null, paired by picture."""
@@ -77,45 +94,72 @@ class Settling:
         return {name: mean((self.estimate - null).mean(0), bounds=SIGNED) for name, null in nulls.items()}
 
     def settled(self, parts: Tensor) -> Tensor:
-        """The fraction of T from which on a triplet has HALF of its final size and more: (B, TRIPLETS)."""
-        n, count = len(parts), (parts >= HALF).long().flip(0).cumprod(0).sum(0)  # the number of last timesteps
-        first = self.timesteps[(n - count).clamp_max(n - 1)]
-        return torch.where(count > 0, first, 0) / self.T
+        """The fraction of T from which on a triplet stays NEAR its final size: (B, TRIPLETS)."""
+        n, there = len(parts), ((parts - 1).abs() <= NEAR).long().flip(0).cumprod(0).sum(0)  # at how many last steps
+        first = self.timesteps[(n - there).clamp_max(n - 1)]
+        return torch.where(there > 0, first, 0) / self.T
 
     def in_order(self) -> tuple[Interval, Interval]:
-        """Spearman's correlation of a triplet's rank and its time of settling, over pictures: of x̂_0, and minus x_t's.
+        """Spearman's correlation of a triplet's rank and when it settles, over pictures: of x̂_0, and minus x_t's.
 
         Below 0 the first triplets settle first.
         """
         estimate, code = (_correlations(self.settled(parts)) for parts in (self.parts, self.code_parts))
         return mean(estimate, bounds=SIGNED), mean(estimate - code, bounds=(-2.0, 2.0))
 
+    def moved(self) -> dict[str, Interval]:
+        """The means of `ranks`, `null_ranks` and `code_ranks`."""
+        moves = {"x̂_0": self.ranks, "another picture's x̂_0": self.null_ranks, "x_t": self.code_ranks}
+        return {of: mean(each, bounds=(0, self.most)) for of, each in moves.items()}
+
+    def further(self) -> Interval:
+        """The mean of `ranks` minus `code_ranks`, paired by picture."""
+        return mean(self.ranks - self.code_ranks, bounds=(-self.most, self.most))
+
 
 @dataclass(frozen=True, eq=False)
 class Difference:
     """d_t of a prompt along trajectories of B pictures: shares of energy and distances of the first triplet.
 
-    share: of the energy of d_t in its first triplet, mean over channels, (n, B). across_time: the mean distance of its
-    left vector between timesteps, (B,). across_seeds: from that of the next picture, (B,).
+    spectrum: the share of the energy of d_t that each triplet holds, mean over channels, (n, B, r). apart: the mean
+    distance of the first left vectors of two timesteps that lie 1 to n - 1 steps apart, (n - 1, B). seeds: that from
+    the next picture's at the same timestep, (n, B).
     """
 
-    share: Tensor
-    across_time: Tensor
-    across_seeds: Tensor
+    spectrum: Tensor
+    apart: Tensor
+    seeds: Tensor
+
+    @property
+    def share(self) -> Tensor:
+        """The share of energy that the first triplet holds, (n, B)."""
+        return self.spectrum[..., 0]
+
+    @property
+    def across_time(self) -> Tensor:
+        """Mean distance over all pairs of timesteps, (B,)."""
+        pairs = torch.arange(len(self.apart), 0, -1, dtype=self.apart.dtype)
+        return (pairs[:, None] * self.apart).sum(0) / pairs.sum()
+
+    @property
+    def across_seeds(self) -> Tensor:
+        """Mean distance from the next picture over all timesteps, (B,)."""
+        return self.seeds.mean(0)
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """The study of some backbones, by name: answers of those with a reader, differences, by prompt, of those with one.
 
-    noise: the share of energy in the first triplet of a noise matrix of the codes' shape. chance: the distance of two
-    random vectors.
+    parts: of those with a reader and prompts. noise: the shares of energy that the triplets of a noise matrix of the
+    codes' shape hold, (r,); chance: the distance of two random vectors.
     """
 
     settling: dict[str, Settling]
     answers: dict[str, list[Responses]]
     differences: dict[str, dict[str, Difference]]
-    noise: Interval
+    parts: dict[str, Parts]
+    noise: Tensor
     chance: Interval
 
 
@@ -126,35 +170,66 @@ def settling(backbone: Backbone, walk: Trajectory) -> Settling:
     scaled = codes / alphas.view(-1, 1, 1, 1, 1).to(codes)
     end = bases(final, K)
 
-    def distance(x: Tensor) -> Tensor:
+    def away(x: Tensor) -> Tensor:
         return neighbourhood.fraction(geodesic.distance(bases(x, K), end).mean(-1), end)
 
-    alternate, middle = slice(None, None, 2), walk.index(walk.nearest(0.4)) // 2
+    own, codes_own = (order.mobility_of(x, walk.timesteps, 0) for x in (estimate, codes))
+    half = own.same.dt >= own.same.dt.max() / 2
     return Settling(
-        walk.timesteps,
+        walk.timesteps.double(),
         walk.T,
-        distance(estimate),
-        distance(codes),
-        distance(estimate.roll(-1, dims=1)),
+        own.most,
+        away(estimate),
+        away(codes),
+        away(estimate.roll(-1, dims=1)),
         _present(estimate, final),
         _present(scaled, final),
-        order.mobility_of(estimate[alternate], walk.timesteps[alternate], middle),
+        *(part.by_sample[half].mean(0) for part in (own.same, own.null, codes_own.same)),
     )
 
 
 def _present(x: Tensor, final: Tensor) -> Tensor:
-    """The share of the final code's first triplets in codes (n, B, C, H, W): (n, B, TRIPLETS), mean over channels."""
+    """How much of the final code's first triplets is in codes (n, B, C, H, W): (n, B, TRIPLETS), mean over channels."""
     parts = svd(final).truncate(TRIPLETS)
-    products = torch.einsum("bchk,nbchw,bckw->nbck", parts.U, x, parts.Vh)
-    return (products / parts.S).mean(2).cpu()
+    along = torch.einsum("bchk,nbchw,bckw->nbck", parts.U, x, parts.Vh)
+    return (along / parts.S).mean(2).cpu()
 
 
 def difference(backbone: Backbone, walk: Trajectory, prompt: str) -> Difference:
     """d_t of a prompt along a trajectory. Raises ValueError as lsvd.sampling.predictions.differences."""
     d = differences(backbone, walk, prompt)
-    S = svd(d).S
-    share = (S[..., 0].square() / S.square().sum(-1)).mean(-1).cpu()
-    return Difference(share, over_pairs(neighbourhood.distances(d, 1)), neighbourhood.between_pictures(d, 1).mean(0))
+    energy = svd(d).S.square()
+    D, n = neighbourhood.distances(d, 1), len(d)
+    apart = torch.stack([D.diagonal(gap).mean(-1) for gap in range(1, n)])
+    share = (energy / energy.sum(-1, keepdim=True)).mean(2).cpu()
+    return Difference(share, apart, neighbourhood.between_pictures(d, 1))
+
+
+def _kept(
+    backbone: Backbone,
+    of: str,
+    prompt: str,
+    seeds: Sequence[int],
+    specs: Mapping[str, Spec],
+    make: Callable[[], results.Tensors],
+) -> results.Tensors:
+    """Numbers of a backbone's trajectories in measurements/predictions, in double precision."""
+    made_by = {
+        "of": of,
+        "weights": identity.weights(backbone),
+        "scheduler": f"{type(backbone.scheduler).__name__} {scheduler_text(backbone.scheduler)}",
+        "steps": backbone.entry.steps,
+        "guidance": backbone.entry.guidance,
+        "dtype": str(backbone.dtype),
+        "prompt": prompt if backbone.kind == "text-to-image" else None,
+        "source": SOURCE,
+        "seeds": list(seeds),
+        "k": K,
+        "format": FORMAT,
+    }
+    home = measurements("predictions")
+    tensors = results.remember(backbone.name, made_by, make, folder=home, specs=specs, must_keep=True)
+    return {name: value.double() for name, value in tensors.items()}
 
 
 def answers(
@@ -165,7 +240,7 @@ def answers(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> list[Responses]:
-    """Responses when singular values of x̂_0 are scaled by PLAN, with ε̂ unchanged; read if measured before.
+    """Responses when singular values of x̂_0 are scaled by PLAN, ε̂ left as it is; read if measured before.
 
     folder: where they are kept, measurements("predictions") if None. Raises ValueError and WriteError as
     lsvd.studies.survey.survey.
@@ -201,39 +276,110 @@ def measure(
     *,
     progress: bool = False,
 ) -> Result:
-    """The study of the models, from trajectories and responses that are kept on disk.
+    """The study of the models, from what is kept on disk.
 
-    Models whose samplers clip are left out. Raises ValueError as `settling`, `answers` and `difference`, and if none is
-    left.
+    Models whose sampler gives no estimates are left out. Raises ValueError as `settling`, `answers`, `difference` and
+    lsvd.studies.parts.measure, and if no model is left.
     """
     models = {name: model for name, model in models.items() if available(model)}
     if not models:
-        raise ValueError("none of these models has estimates: take one with DDIM and without clipping")
-    seeds, settlings, differences_of = check_seeds(seeds), {}, {}
-    shape = next(iter(models.values())).latent_shape[-2:]
+        raise ValueError("none of these models has estimates to look at: take one with DDIM and without thresholding")
+    seeds, shape = check_seeds(seeds), next(iter(models.values())).latent_shape[-2:]
+    settlings, by_prompt, brought = {}, {}, {}
     for name, model in models.items():
-        has_prompts = model.kind == "text-to-image"
-        walk = trajectories(model, prompt if has_prompts else None, seeds, batch=len(seeds), progress=progress)
-        settlings[name] = settling(model, walk)
-        if has_prompts:
-            shape = walk.codes.shape[-2:]
+        settlings[name] = settling_of(model, prompt, seeds)
+        if model.kind == "text-to-image" and not clips(model):
+            shape = model.latent_shape[-2:]
             texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
-            differences_of[name] = {label: difference(model, walk, text) for label, text in texts.items()}
-    responses_of = {
+            by_prompt[name] = {label: difference_of(model, prompt, text, seeds) for label, text in texts.items()}
+            if name in readers:
+                brought[name] = taken.measure(model, readers[name])
+    answered = {
         name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
     }
-    S = svd(torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).S
-    noise = mean(S[..., 0].square() / S.square().sum(-1), bounds=UNIT)
-    return Result(settlings, responses_of, differences_of, noise, neighbourhood.by_chance(shape, 1))
+    noise = torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    energy = svd(noise).S.square()
+    shares = (energy / energy.sum(-1, keepdim=True)).mean((0, 1))
+    return Result(settlings, answered, by_prompt, brought, shares, neighbourhood.by_chance(shape, 1))
+
+
+def run(rig: Rig, progress: bool = True) -> None:
+    """Measure the study of all embedded models."""
+    models, readers = survey.subjects("all", device=str(rig.backbone.device))
+    measure(models, readers, progress=progress)
+
+
+def settling_of(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Settling:
+    """The settling of a backbone's pictures; read if it was measured before. prompt: of those that take one."""
+    timesteps, most = backbone.schedule(backbone.entry.steps).timesteps, min(backbone.latent_shape[-2:]) - 1
+    lines, pictures = (len(timesteps), len(seeds)), (len(seeds),)
+    triplets = Spec((*lines, TRIPLETS), torch.float16)
+    specs = dict.fromkeys(("estimate", "code", "other"), Spec(lines, torch.float16))
+    specs |= {"parts": triplets, "code_parts": triplets, "timesteps": Spec(lines[:1], torch.float64)}
+    specs |= dict.fromkeys(("ranks", "null_ranks", "code_ranks"), Spec(pictures, torch.float16))
+
+    def make() -> results.Tensors:
+        return settling(backbone, _walk(backbone, prompt, seeds)).tensors
+
+    tensors = _kept(backbone, "settling", prompt, seeds, specs, make)
+    return Settling(T=backbone.schedule(backbone.entry.steps).T, most=most, **tensors)
+
+
+def difference_of(backbone: Backbone, prompt: str, target: str, seeds: Sequence[int]) -> Difference:
+    """d_t of a prompt for a backbone's pictures of another; read if it was measured before."""
+    n, rank = backbone.entry.steps, min(backbone.latent_shape[-2:])
+    shapes = {"spectrum": (n, len(seeds), rank), "apart": (n - 1, len(seeds)), "seeds": (n, len(seeds))}
+    specs = {name: Spec(shape, torch.float16) for name, shape in shapes.items()}
+
+    def make() -> results.Tensors:
+        own = difference(backbone, _walk(backbone, prompt, seeds), target)
+        return {name: value.half() for name, value in vars(own).items()}
+
+    return Difference(**_kept(backbone, f"d_t: {target}", prompt, seeds, specs, make))
+
+
+def _walk(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Trajectory:
+    """The trajectories that are looked at."""
+    prompted = backbone.kind == "text-to-image"
+    return trajectories(backbone, prompt if prompted else None, seeds, batch=len(seeds))
+
+
+def disagreement(backbone: Backbone, prompt: str, kept: Settling, seeds: Sequence[int]) -> float:
+    """The largest difference between what is kept of the first pictures and the same measured again.
+
+    seeds: those of the first pictures, two or more. Raises ValueError as `settling`.
+    """
+    again, n = settling(backbone, _walk(backbone, prompt, seeds)), len(seeds)
+    pairs = ((getattr(kept, name)[:, :n], getattr(again, name)) for name in ("estimate", "code", "parts"))
+    return max((one - other).abs().max().item() for one, other in pairs)
+
+
+def pictures(backbone: Backbone, walk: Trajectory, times: Sequence[float], prompt: str | None = None) -> Tensor:
+    """x_t and x̂_0 of a walk's first picture, decoded at some fractions of T: (2, times, 3, H, W).
+
+    prompt: then also x̂_0 + d_t, and x̂_0 with the first triplet of d_t alone, (4, times, 3, H, W). Raises ValueError as
+    lsvd.sampling.predictions.estimates and `differences`.
+    """
+    walk = walk.rows(slice(0, 1))
+    at, x = [walk.index(walk.nearest(time)) for time in times], estimates(backbone, walk)
+    rows = [walk.codes[at], x[at]]
+    if prompt is not None:
+        d = differences(backbone, walk, prompt)[at]
+        rows += [x[at] + d, x[at] + svd(d).truncate(1).recompose()]
+    return torch.stack([backbone.decode(row[:, 0].to(walk.codes.dtype)) for row in rows]).cpu()
 
 
 def verdicts(result: Result) -> list[Verdict]:
-    """Whether x̂_0 settles before x_t, coarse before fine, whether it answers and moves in order, and what d_t is.
+    """Whether x̂_0 settles, before x_t and coarse before fine; answers; moves in order; and what d_t is.
 
     Settles: it lies nearer to its end than x_t, and than another picture's x̂_0, by more than MARGIN. Coarse before
     fine: the first triplets settle first; wholly if more so than in x_t. Answers: the mean excess lies above 0 at every
-    timestep, or in part at some. Of d_t, mean over TARGETS: its first triplet holds more of its energy than that of
-    paraphrases; it lies nearer across timesteps than chance, and across seeds.
+    timestep, in part at some. Ranks: those of the first TRIPLETS triplets over half the way and more; wholly if they
+    move further than those of x_t.
+
+    Of d_t, mean over TARGETS: its first triplet holds more of its energy than that of noise, and than that of
+    paraphrases; it lies nearer across timesteps than chance, and across seeds; it brings the attribute in further than
+    random directions, and than all of d_t at the norm of the first; and it moves all else less than the others.
     """
     claims = []
 
@@ -243,23 +389,31 @@ def verdicts(result: Result) -> list[Verdict]:
     for name, model in result.settling.items():
         for null, effect in model.nearer().items():
             add(f"x̂_0 lies nearer to its end than {null}", name, [Part(effect, margin=MARGIN, sign=-1)])
-        correlation, excess = model.in_order()
-        parts = [Part(correlation, margin=order.MARGIN, sign=-1), Part(excess, sign=-1)]
+        itself, beyond = model.in_order()
+        parts = [Part(itself, margin=order.MARGIN, sign=-1), Part(beyond, sign=-1)]
         add("first triplets of x̂_0 settle first", name, parts, gate=True)
-        add("ranks in x̂_0 move by more than a place", name, [Part(model.mobility.far()[0], null=1.0)])
-    for name, model_responses in result.answers.items():
-        for scale, (effect, by_time) in encoding.scale_means(model_responses).items():
+        parts = [Part(model.moved()["x̂_0"], null=1.0), Part(model.further())]
+        add("ranks in x̂_0 move by more than a place", name, parts, gate=True)
+    for name, answered in result.answers.items():
+        for scale, (effect, by_time) in encoding.scale_means(answered).items():
             add(f"x̂_0 encodes: {scale} attributes", name, [Part(value) for value in by_time], effect=effect)
     for name, by_prompt in result.differences.items():
         targets, plain = ([by_prompt[label] for label in labels] for labels in (TARGETS, PARAPHRASES))
         share, null = (torch.stack([d.share.mean(0) for d in group]).mean(0) for group in (targets, plain))
-        time, seeds = (
-            torch.stack([getattr(d, what) for d in targets]).mean(0) for what in ("across_time", "across_seeds")
-        )
+        own = mean(share, bounds=UNIT)
+        add("d_t's first triplet holds more than noise's", name, [Part(own, null=float(result.noise[0]))])
         add("d_t's first triplet holds more than a paraphrase's", name, [Part(mean(share - null, bounds=SIGNED))])
-        for what, distances in (("timesteps", time), ("seeds", seeds)):
-            part = Part(mean(distances - result.chance.value, bounds=SIGNED), margin=MARGIN, sign=-1)
+        for what in ("timesteps", "seeds"):
+            far = torch.stack([d.across_time if what == "timesteps" else d.across_seeds for d in targets]).mean(0)
+            part = Part(mean(far - result.chance.value, bounds=SIGNED), margin=MARGIN, sign=-1)
             add(f"d_t's first triplet is alike across {what}", name, [part])
+    for name, parts in result.parts.items():
+        rises, sides = parts.rises(), parts.sides()
+        more = {null: mean(rises[taken.FIRST] - rises[null], bounds=SIGNED) for null in (taken.RANDOM, taken.SMALL)}
+        add("d_t's first triplet brings the attribute in", name, [Part(more[taken.RANDOM])])
+        add("d_t's first triplet brings in more than all of d_t made as small", name, [Part(more[taken.SMALL])])
+        less = mean(sides[taken.FIRST] - sides[taken.REST], bounds=SIGNED)
+        add("d_t's first triplet moves all else less than the others", name, [Part(less, sign=-1)])
     return claims
 
 
@@ -268,36 +422,46 @@ def rows(result: Result) -> list[dict[str, str | int]]:
     table = []
 
     def add(backbone: str, of: str, measure: str, value: Interval) -> None:
+        if np.isnan(value.value):
+            return
         row = {"backbone": backbone, "of": of, "measure": measure}
         numbers = {"value": value.value, "low": value.low, "high": value.high}
         table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()} | {"n": value.n})
 
     for name, model in result.settling.items():
-        for of, distances in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
-            add(name, of, "distance from the end", mean(distances.mean(0), bounds=UNIT))
-        times = model.settled(model.parts)
-        for i in range(TRIPLETS):
-            add(name, "x̂_0", f"settles at, of T: triplet {i + 1}", mean(times[:, i], bounds=UNIT))
-        add(name, "x̂_0", "rank change, half the way and more", model.mobility.far()[0])
-    for name, by_prompt in result.differences.items():
-        for label, d in by_prompt.items():
+        for of, away in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
+            add(name, of, "distance from the end", mean(away.mean(0), bounds=UNIT))
+        for of, parts in (("x̂_0", model.parts), ("x_t", model.code_parts)):
+            times = model.settled(parts)
+            for i in range(TRIPLETS):
+                add(name, of, f"settles at, of T: triplet {i + 1}", mean(times[:, i], bounds=UNIT))
+        for of, moved in model.moved().items():
+            add(name, of, "rank change, half the way and more", moved)
+        add(name, "x̂_0 - x_t", "rank change, half the way and more", model.further())
+        answered = result.answers.get(name)
+        for scale, (effect, by_time) in (encoding.scale_means(answered) if answered else {}).items():
+            times = ["all timesteps", *(f"t = {part.t:g}" for part in answered)]
+            for of, value in zip(times, (effect, *by_time), strict=True):
+                add(name, f"x̂_0 scaled, {of}", f"excess: {scale} attributes", value)
+        for label, d in result.differences.get(name, {}).items():
             add(name, f"d_t: {label}", "share of the first triplet", mean(d.share.mean(0), bounds=UNIT))
             add(name, f"d_t: {label}", "distance across timesteps", mean(d.across_time, bounds=UNIT))
             add(name, f"d_t: {label}", "distance across seeds", mean(d.across_seeds, bounds=UNIT))
-        add(name, "noise", "share of the first triplet", result.noise)
-        add(name, "chance", "distance", result.chance)
-    for name, model_responses in result.answers.items():
-        for scale, (effect, by_time) in encoding.scale_means(model_responses).items():
-            for of, value in [
-                ("all timesteps", effect),
-                *((f"t = {r.t:g}", v) for r, v in zip(model_responses, by_time, strict=True)),
-            ]:
-                add(name, f"x̂_0 scaled, {of}", f"excess: {scale} attributes", value)
+        if name in result.differences:
+            first = float(result.noise[0])
+            add(name, "noise", "share of the first triplet", Interval(first, first, first))
+            add(name, "chance", "distance", result.chance)
+        if name in result.parts:
+            for part, (rise, side) in result.parts[name].means().items():
+                add(name, f"d_t added: {part}", "rise of the attribute's probability", rise)
+                add(name, f"d_t added: {part}", "side effects", side)
+            for part in (taken.FIRST, taken.REST):
+                add(name, f"d_t added: {part}", "share of the rise of all of it", result.parts[name].share(part))
     return table
 
 
-def _correlations(times: Tensor) -> Tensor:
+def _correlations(settled: Tensor) -> Tensor:
     """Spearman's correlation of rank and time of settling in each picture, (B,); 0 where all settle at once."""
-    ranks = np.arange(times.shape[1])
-    rho = [stats.spearmanr(ranks, row).statistic if np.ptp(row) > 0 else 0.0 for row in times.numpy()]
+    ranks = np.arange(settled.shape[1])
+    rho = [stats.spearmanr(ranks, row).statistic if np.ptp(row) > 0 else 0.0 for row in settled.numpy()]
     return torch.tensor(rho, dtype=torch.float64)

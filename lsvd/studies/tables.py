@@ -19,7 +19,7 @@ VERDICTS: dict[str, Column] = {
     "seeds": "n",
     "verdict": "verdict",
 }
-JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation")
+JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation", "predictions")
 """The studies whose claims are shown; each table is the part of verdicts.csv that is theirs."""
 TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),

@@ -68,7 +68,8 @@ def test_a_default_device_changes_nothing(name):
 def test_a_default_device_changes_no_edit(tmp_path):
     def everything():
         backbone = text_to_image()
-        edits = [avi.edit_prompt(backbone, PROMPT, TARGET, seeds=[1], steps=STEPS, method=m) for m in ("avi", "low-rank")]
+        request = {"seeds": [1], "steps": STEPS}
+        edits = [avi.edit_prompt(backbone, PROMPT, TARGET, method=m, **request) for m in ("avi", "low-rank")]
         learned = attribute.learn(backbone, PROMPT, TARGET, [1], steps=STEPS)
         again = attribute.load(learned.save(tmp_path / "a.safetensors"))
         (tmp_path / "a.safetensors").unlink()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lsvd.storage import results
-from lsvd.studies import ablation, editing, edits, predictions, strength, survey
+from lsvd.studies import ablation, editing, edits, parts, predictions, strength, survey
 from lsvd.studies.rig import load_rig
 
 HOME = Path(__file__).resolve().parents[2] / "measurements"
@@ -31,7 +31,9 @@ def test_every_stored_measurement_is_found(monkeypatch):
     models, readers = survey.subjects("all")
     for name, reader in readers.items():
         survey.survey(models[name], reader, survey.Plan(), range(survey.SAMPLES))
-    monkeypatch.setattr(predictions, "responses", None)
-    predictions.answers(models["mini-sd"], readers["mini-sd"])
+    for name in ("responses", "settling", "difference"):
+        monkeypatch.setattr(predictions, name, None)
+    monkeypatch.setattr(parts, "_measure", None)
+    predictions.measure(models, readers)
     stored = set(HOME.rglob("*.safetensors"))
-    assert len(stored) == 49 and found & stored == stored
+    assert len(stored) == 63 and found & stored == stored

@@ -160,7 +160,6 @@ def test_arguments_that_will_not_do_are_one_sentence(name):
         {"target": {TARGET: "1"}, "method": "low-rank"},
         {"target": {}, "method": "low-rank"},
     ],
-    ids=lambda options: ", ".join(options),
 )
 def test_edits_that_will_not_do_are_one_sentence(request_):
     with pytest.raises(ValueError) as caught:

@@ -2,9 +2,13 @@
 
 import inspect
 import re
+from xml.etree import ElementTree
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ElementTree.register_namespace("", MATHML)
 
 project = "lsvd"
 author = "The lsvd authors"
@@ -58,15 +62,30 @@ def _blocks(lines):
         yield ["", "::", "", *(each.replace("\\", "") for each in indented)]
 
 
+def mathml(formula: str, as_block: bool) -> str:
+    """A formula as MathML, which browsers show by themselves: no script is loaded from elsewhere.
+
+    docutils puts the index of a letter with a hat below the letter; here it goes to its lower right.
+    """
+    root = ElementTree.fromstring(tex2mathml(formula, as_block=as_block))
+    for stack in list(root.iter(f"{{{MATHML}}}munderover")):
+        letter, index, accent = stack
+        if letter.tag == f"{{{MATHML}}}mi":  # sums keep their limits
+            stack.tag, hat = f"{{{MATHML}}}msub", ElementTree.Element(f"{{{MATHML}}}mover")
+            hat.extend([letter, accent])
+            stack[:] = [hat, index]
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def inline(self, node) -> None:
-    """Formulas as MathML, which browsers show by themselves: no script is loaded from elsewhere."""
-    self.body.append(tex2mathml(node.astext(), as_block=False))
+    """A formula in a line of text."""
+    self.body.append(mathml(node.astext(), as_block=False))
     raise nodes.SkipNode
 
 
 def block(self, node) -> None:
-    """The same for a formula on a line of its own."""
-    self.body.append(tex2mathml(node.astext(), as_block=True))
+    """A formula on a line of its own."""
+    self.body.append(mathml(node.astext(), as_block=True))
     raise nodes.SkipNode
 
 

@@ -99,6 +99,12 @@ def test_the_check_of_links_finds_what_it_looks_for(tmp_path, body, wrong):
     assert broken({root / "a.html": Page(root / "a.html")}, root) == wrong
 
 
+def test_an_index_stands_beside_a_letter_with_a_hat(site):
+    page = (site / "notebooks" / "09_predictions.html").read_text(encoding="utf-8")
+    hats = re.findall(r"<msub>\s*<mover>\s*<mi>x</mi>\s*<mo[^>]*>ˆ</mo>\s*</mover>\s*<mn>0</mn>", page)
+    assert hats and "<munderover>" not in page
+
+
 def test_every_figure_is_in_the_gallery_once():
     shown = re.findall(r"outputs/figures/(\S+)", (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8"))
     assert sorted(shown) == sorted(path.name for path in (ROOT / "outputs" / "figures").glob("[!.]*"))

@@ -48,7 +48,7 @@ class AVIConfig:
             value = getattr(self, name)
             number = integer(value)
             if number is None and (value is not None or name == "k_z"):
-                raise ValueError(f"{name} cannot be {shown(value)}: give a whole number")
+                raise ValueError(f"{name} = {shown(value)} is not a rank: give a whole number")
             object.__setattr__(self, name, number)
 
 

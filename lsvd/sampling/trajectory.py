@@ -253,8 +253,9 @@ def _finite(walk: Trajectory) -> Trajectory:
     """The trajectory. Raises ValueError if it ends in NaN or infinity."""
     if walk.codes[-1].isfinite().all():
         return walk
+    lower = "lower the guidance, or " if walk.settings.guidance else ""
     raise ValueError(
-        f"{walk.settings.backbone} makes NaN or infinity of this request: lower the guidance, or load the model with "
+        f"{walk.settings.backbone} makes NaN or infinity of this request: {lower}load the model with "
         "dtype=torch.float32, or another copy of it"
     )
 

@@ -23,6 +23,15 @@ JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation
 """The studies whose claims are shown; each table is the part of verdicts.csv that is theirs."""
 TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),
+    "comparison": {
+        "method": "method",
+        "CLIP score": ("clip", "clip_low", "clip_high"),
+        "FID": ("fid", "fid_low", "fid_high"),
+        "LPIPS": ("lpips_imagenet", "lpips_imagenet_low", "lpips_imagenet_high"),
+        "success": ("success", "success_low", "success_high"),
+        "side effects": ("side_effects", "side_effects_low", "side_effects_high"),
+        "evaluations": "evaluations",
+    },
     "inversion": {
         "way back to the noise": "way",
         "PSNR, dB [95% interval]": ("psnr", "psnr_low", "psnr_high"),
@@ -92,6 +101,8 @@ FOUND = (
     ("Without the loss L1 there is no attribute", "ablation", "without L1: no attribute"),
 )
 """The README's rows: what was asked, in words, its study, and its claim in verdicts.csv."""
+FOUR = "the paper's four"
+"""The rows of comparison.csv that are shown: means over the attributes of the paper's Table 1."""
 SECTIONS = "docs/results.md#{}"
 
 
@@ -107,6 +118,8 @@ def read(name: str) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     if name in JUDGED:
         rows = [row for row in rows if row.get("study") == name]
+    if name == "comparison":
+        rows = [row for row in rows if row.get("attribute") == FOUR and row.get("backbone") == "mini-sd"]
     needed = [part for column in TABLES.get(name, {}).values() for part in _parts(column)]
     if not rows or any(None in row.values() or None in row or not row.keys() >= set(needed) for row in rows):
         raise ValueError(f"{path} is damaged or lacks one of {', '.join(needed)}: move it away and measure again")

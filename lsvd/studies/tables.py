@@ -10,6 +10,13 @@ from lsvd.checks import known
 from lsvd.paths import outputs
 
 Column = str | tuple[str, str, str]  # of a table: one of its columns, or the value, low and high end of an interval
+
+
+def ends(head: str) -> tuple[str, str, str]:
+    """The columns of a value and its interval, as lsvd.statistics.intervals.columns names them."""
+    return head, f"{head}_low", f"{head}_high"
+
+
 VERDICTS: dict[str, Column] = {
     "claim": "claim",
     "backbone": "backbone",
@@ -25,11 +32,11 @@ TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),
     "comparison": {
         "method": "method",
-        "CLIP score": ("clip", "clip_low", "clip_high"),
-        "FID": ("fid", "fid_low", "fid_high"),
-        "LPIPS": ("lpips_imagenet", "lpips_imagenet_low", "lpips_imagenet_high"),
-        "success": ("success", "success_low", "success_high"),
-        "side effects": ("side_effects", "side_effects_low", "side_effects_high"),
+        "CLIP score": "clip",
+        "FID": "fid",
+        "LPIPS": "lpips_imagenet",
+        "success [95% interval]": ends("success"),
+        "side effects [95% interval]": ends("side_effects"),
         "evaluations": "evaluations",
     },
     "inversion": {
@@ -81,6 +88,8 @@ TABLES: dict[str, dict[str, Column]] = {
     "reliability": {"group": "group", "trial": "kind", "what happens": "outcome", "trials": "trials", "held": "held"},
 }
 """For each table: heading and column of each column shown."""
+DIGITS = {"clip": "0.1", "fid": "0.1", "lpips_imagenet": "0.001"}
+"""Of columns that are numbers by themselves."""
 ROUNDED = ("floor", "null", "margin", "least")
 FOUND = (
     ("Codes along a trajectory lie nearer than chance (property 1)", "neighbourhood", "nearer than: chance"),
@@ -141,6 +150,8 @@ def markdown(name: str, rows: Iterable[Mapping[str, str]]) -> str:
         cells = (
             interval(row, column)
             if not isinstance(column, str)
+            else _rounded(row[column], DIGITS[column])
+            if column in DIGITS
             else _rounded(row[column], _decimals(row, first))
             if column in ROUNDED and first
             else verdict(row)

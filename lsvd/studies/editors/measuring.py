@@ -162,6 +162,12 @@ def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str 
     return results.remember(bench.backbone.name, about, make, folder=folder, must_keep=True)["features"]
 
 
+def job_of(bench: Bench, name: str, seeds: Sequence[int]) -> Job:
+    """The edit of the seeds' pictures towards an attribute."""
+    source = trajectories(bench.backbone, SOURCE, seeds, batch=len(seeds))
+    return Job(bench.backbone, source, bench.backbone.decode(source.final), target_prompt(ATTRIBUTES[name]))
+
+
 def drawn(
     bench: Bench, name: str, editors: Sequence[Editor], seeds: Sequence[int], folder: str | Path | None = None
 ) -> Tensor:
@@ -173,10 +179,8 @@ def drawn(
     height, width = backbone.size
 
     def make() -> dict[str, Tensor]:
-        source = trajectories(backbone, SOURCE, seeds, batch=len(seeds))
-        before = backbone.decode(source.final)
-        job = Job(backbone, source, before, target_prompt(ATTRIBUTES[name]))
-        rows = torch.stack([before.cpu(), *(editor.edit(job).cpu() for editor in editors)])
+        job = job_of(bench, name, seeds)
+        rows = torch.stack([job.pictures.cpu(), *(editor.edit(job).cpu() for editor in editors)])
         mosaic = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, len(seeds) * width, 3)
         image = Image.fromarray((mosaic.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
         return {"webp": torch.frombuffer(bytearray(encoded(image, "webp")), dtype=torch.uint8)}
@@ -226,14 +230,11 @@ def _pieces(
 
 def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """The fields of Outcome of one setting."""
-    backbone, wanted = bench.backbone, ATTRIBUTES[name]
-    target, n = target_prompt(wanted), len(seeds)
-    source = trajectories(backbone, SOURCE, seeds, batch=n)
-    before = backbone.decode(source.final)
-    job, clock = Job(backbone, source, before, target), _clock(backbone)
+    job, clock = job_of(bench, name, seeds), _clock(bench.backbone)
+    before, target, n = job.pictures, job.target, len(seeds)
     editor.prepare(job)
     start = clock()
-    with counting(denoiser(backbone.pipe)) as seen:
+    with counting(denoiser(bench.backbone.pipe)) as seen:
         after = editor.edit(job)
     seconds = (clock() - start) / n
     text, vectors = bench.clip.texts([target]), [bench.clip.pictures(p) for p in (before, after)]
@@ -250,7 +251,7 @@ def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> d
         made |= {"side": torch.zeros(n), "features": vectors[1].half().cpu()}
     else:
         readings = [bench.judge.read(p) for p in (before, after)]
-        had, has, side = compare(*readings, bench.judge.scene, wanted)
+        had, has, side = compare(*readings, bench.judge.scene, ATTRIBUTES[name])
         made |= {"had": had.cpu(), "has": has.cpu(), "side": side.cpu(), "features": _features(bench, after)}
     made |= {"evaluations": torch.full((n,), sum(seen) / n), "seconds": torch.full((n,), seconds)}
     made |= {name: value.float() for name, value in made.items() if value.dtype == torch.float64}

@@ -5,7 +5,7 @@ budgets of side effects on other seeds; strength measures one setting at many st
 one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
 run goes on.
 
-By name only: comparison holds low-rank guidance and AVI against the editors of diffusers (measurements/comparison,
+By name only: comparison holds low-rank guidance and AVI against other editors (measurements/comparison,
 outputs/tables/comparison.csv), for any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone.
 coverage simulates how often intervals cover the truth (outputs/tables/coverage.csv), and exchanges how often verdicts
 hold where labels were exchanged, so that nothing is true (outputs/tables/exchanges.csv).

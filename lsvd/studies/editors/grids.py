@@ -57,10 +57,8 @@ GRIDS: dict[str, list[Editor]] = {
     "lerp": [Lerp(branch, weight=weight) for weight in (1.0, 0.8) for branch in BRANCHES],
     "SDEdit": [SDEdit(strength) for strength in (0.5, 0.6, 0.7, 0.4, 0.8)],
     "LEDITS++": [
-        LEditsPP(6.0, 0.95, 0.4),
-        LEditsPP(6.0, 0.95, 0.2),
-        LEditsPP(6.0, 0.9, 0.4),
-        LEditsPP(6.0, 0.9, 0.2),
+        *(LEditsPP(6.0, 0.95, skip) for skip in (0.4, 0.7, 1.0, 0.2)),
+        *(LEditsPP(6.0, 0.9, skip) for skip in (0.4, 0.2)),
         *(LEditsPP(4.0, t, skip) for t in (0.9, 0.95) for skip in (0.2, 0.4)),
     ],
     "SEGA": [
@@ -72,17 +70,16 @@ GRIDS: dict[str, list[Editor]] = {
     ],
     "prompt-to-prompt": [
         PromptToPrompt(0.8, 0.6),
-        PromptToPrompt(0.8, 0.4),
-        PromptToPrompt(0.4, 0.2),
-        PromptToPrompt(0.4, 0.4),
-        PromptToPrompt(0.4, 0.6),
-        PromptToPrompt(0.8, 0.2),
+        PromptToPrompt(1.0, 0.8),
+        PromptToPrompt(1.0, 1.0),
+        *(PromptToPrompt(0.4, own) for own in (0.2, 0.4, 0.6)),
+        *(PromptToPrompt(0.8, own) for own in (0.2, 0.4)),
     ],
     "Concept Sliders": [
+        ConceptSlider(1.0, 0.6),
+        ConceptSlider(2.0, 0.6),
         ConceptSlider(1.0, 0.8),
         ConceptSlider(2.0, 0.8),
-        ConceptSlider(2.0, 0.6),
-        ConceptSlider(1.0, 0.6),
     ],
     "target prompt": [TargetPrompt()],
 }

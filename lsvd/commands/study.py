@@ -5,7 +5,7 @@ budgets of side effects on other seeds; strength measures one setting at many st
 one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
 run goes on.
 
-By name only: comparison holds low-rank guidance and AVI against the editors of diffusers (measurements/comparison,
+By name only: comparison holds low-rank guidance and AVI against other editors (measurements/comparison,
 outputs/tables/comparison.csv), for any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone.
 predictions measures what notebook 09 reads, of all embedded models (measurements/predictions).
 coverage simulates how often intervals cover the truth (outputs/tables/coverage.csv), and exchanges how often verdicts
@@ -29,10 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="mini-sd", help="a text-to-image backbone (%(default)s)")
     add = parser.add_argument_group("comparison").add_argument
     add("--clip", metavar="FOLDER", help="a CLIP model to score with (mini-clip, which knows the portraits only)")
-    add("--attribute", metavar="NAME", action="append", help="an attribute, again for several (eight of them)")
+    add("--attribute", metavar="NAME", action="append", help="an attribute, again for several (the paper's four)")
     add("--method", metavar="NAME", action="append", help="a method, again for several (all)")
-    add("--choosing", metavar="N", type=int, help="seeds that settings are chosen on (16)")
-    add("--seeds", metavar="N", type=int, help="seeds that are reported (64)")
+    add("--choosing", metavar="N", type=int, help="seeds that settings are chosen on (8)")
+    add("--seeds", metavar="N", type=int, help="seeds that are reported (16)")
+    add("--settings", metavar="N", type=int, default=3, help="settings that each method tries, 0 for all (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (%(default)s)")
 
 
@@ -57,16 +58,15 @@ def run(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     """Measure the comparison of editors."""
+    from dataclasses import replace
+
     from lsvd.checks import whole
     from lsvd.studies import comparison
     from lsvd.studies.editors.measuring import load_bench
 
     given = {"attributes": options.attribute, "methods": options.method}
     given = {name: tuple(values) for name, values in given.items() if values}
-    plan = comparison.Plan()
-    for name, count in (("choosing", options.choosing), ("reported", options.seeds)):
-        if count is not None:
-            first = getattr(plan, name)[0]
-            given[name] = tuple(range(first, first + whole(count, f"the number of {name} seeds", 2, 500)))
-    plan = comparison.Plan(**given)
+    given |= {"tuned": None} if options.attribute else {}
+    given |= {"settings": whole(options.settings, "the number of settings", 0) or None}
+    plan = replace(comparison.SMALL, **given).of_seeds(options.choosing, options.seeds)
     comparison.run(load_bench(options.backbone, options.device, options.clip), plan)

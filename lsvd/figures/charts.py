@@ -24,7 +24,7 @@ MARKS: tuple[Look, ...] = tuple(
     {"color": COLOURS[colour], "marker": marker}
     for colour, marker in (
         ("black", "x"), ("blue", "s"), ("green", "^"), ("purple", "v"), ("orange", "D"), ("vermilion", "o"),
-        ("sky", "*"), ("green", "2"), ("orange", "+"),
+        ("sky", "*"), ("green", "2"), ("orange", "+"), ("blue", "P"), ("purple", "1"), ("vermilion", "<"), ("sky", "h"),
     )
 )  # fmt: skip
 NULL: Look = {"color": "0.6", "linestyle": "-"}  # of what chance does as well
@@ -189,8 +189,7 @@ def trade_off(ax: Axes, points: Mapping[str, Sequence[tuple[Interval, Interval]]
     points: (side effects, success) by method. cloud: many points, drawn small and without their intervals. Raises
     ValueError for no methods, or more than there are marks for.
     """
-    if not 0 < len(points) <= len(MARKS):
-        raise ValueError(f"there are {len(points)} methods, and marks for 1 to {len(MARKS)}: draw fewer, or some")
+    _check_marks(points)
     for (name, curve), mark in zip(points.items(), MARKS, strict=False):
         x, y = (np.array([interval.value for interval in coordinates]) for coordinates in zip(*curve, strict=True))
         order = [i for i in np.lexsort((-y, x)) if not ((x <= x[i]) & (y > y[i])).any()]
@@ -199,8 +198,30 @@ def trade_off(ax: Axes, points: Mapping[str, Sequence[tuple[Interval, Interval]]
         ax.plot(x[order], y[order], color=colour, ls="-", lw=1)
         ax.plot([], [], ls="-", lw=1, label=name, **mark)
         for side, success in () if cloud else curve:
-            ax.plot([side.low, side.high], [success.value] * 2, color=colour, ls="-", lw=0.6)
-            ax.plot([side.value] * 2, [success.low, success.high], color=colour, ls="-", lw=0.6)
+            _cross(ax, side, success, colour)
     ax.set(xlabel="side effects (mean move of all other factors, 0 to 1)", ylabel="success (share of pictures)")
     ax.set(xlim=(0, None), ylim=(-0.03, 1.03))
     ax.legend(loc="lower right")
+
+
+@styled()
+def costs(ax: Axes, points: Mapping[str, tuple[float, Interval]], label: str) -> None:
+    """Success against cost: of each method a cost, a number, and its success. label: of the axis of costs.
+
+    Marks are those that `trade_off` gives the same methods in the same order. Raises ValueError as `trade_off`.
+    """
+    _check_marks(points)
+    for (name, (cost, success)), mark in zip(points.items(), MARKS, strict=False):
+        ax.plot([cost] * 2, [success.low, success.high], color=mark["color"], ls="-", lw=0.6)
+        ax.plot([cost], [success.value], ls="none", label=name, **mark)
+    ax.set(xlabel=label, ylabel="success (share of pictures)", xlim=(0, None), ylim=(-0.03, 1.03))
+
+
+def _cross(ax: Axes, x: Interval, y: Interval, colour: str) -> None:
+    ax.plot([x.low, x.high], [y.value] * 2, color=colour, ls="-", lw=0.6)
+    ax.plot([x.value] * 2, [y.low, y.high], color=colour, ls="-", lw=0.6)
+
+
+def _check_marks(points: Mapping[str, Any]) -> None:
+    if not 0 < len(points) <= len(MARKS):
+        raise ValueError(f"there are {len(points)} methods, and marks for 1 to {len(MARKS)}: draw fewer, or some")

@@ -10,6 +10,13 @@ from lsvd.checks import known
 from lsvd.paths import outputs
 
 Column = str | tuple[str, str, str]  # of a table: one of its columns, or the value, low and high end of an interval
+
+
+def ends(head: str) -> tuple[str, str, str]:
+    """The columns of a value and its interval, as lsvd.statistics.intervals.columns names them."""
+    return head, f"{head}_low", f"{head}_high"
+
+
 VERDICTS: dict[str, Column] = {
     "claim": "claim",
     "backbone": "backbone",
@@ -23,6 +30,15 @@ JUDGED = ("neighbourhood", "encoding", "order", "editing", "strength", "ablation
 """The studies whose claims are shown; each table is the part of verdicts.csv that is theirs."""
 TABLES: dict[str, dict[str, Column]] = {
     **dict.fromkeys(JUDGED, VERDICTS),
+    "comparison": {
+        "method": "method",
+        "CLIP score": "clip",
+        "FID": "fid",
+        "LPIPS": "lpips_imagenet",
+        "success [95% interval]": ends("success"),
+        "side effects [95% interval]": ends("side_effects"),
+        "evaluations": "evaluations",
+    },
     "inversion": {
         "way back to the noise": "way",
         "PSNR, dB [95% interval]": ("psnr", "psnr_low", "psnr_high"),
@@ -72,6 +88,8 @@ TABLES: dict[str, dict[str, Column]] = {
     "reliability": {"group": "group", "trial": "kind", "what happens": "outcome", "trials": "trials", "held": "held"},
 }
 """For each table: heading and column of each column shown."""
+DIGITS = {"clip": "0.1", "fid": "0.1", "lpips_imagenet": "0.001"}
+"""Of columns that are numbers by themselves."""
 ROUNDED = ("floor", "null", "margin", "least")
 FOUND = (
     ("Codes along a trajectory lie nearer than chance (property 1)", "neighbourhood", "nearer than: chance"),
@@ -92,6 +110,8 @@ FOUND = (
     ("Without the loss L1 there is no attribute", "ablation", "without L1: no attribute"),
 )
 """The README's rows: what was asked, in words, its study, and its claim in verdicts.csv."""
+FOUR = "the paper's four"
+"""The rows of comparison.csv that are shown: means over the attributes of the paper's Table 1."""
 SECTIONS = "docs/results.md#{}"
 
 
@@ -107,6 +127,8 @@ def read(name: str) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     if name in JUDGED:
         rows = [row for row in rows if row.get("study") == name]
+    if name == "comparison":
+        rows = [row for row in rows if row.get("attribute") == FOUR and row.get("backbone") == "mini-sd"]
     needed = [part for column in TABLES.get(name, {}).values() for part in _parts(column)]
     if not rows or any(None in row.values() or None in row or not row.keys() >= set(needed) for row in rows):
         raise ValueError(f"{path} is damaged or lacks one of {', '.join(needed)}: move it away and measure again")
@@ -128,6 +150,8 @@ def markdown(name: str, rows: Iterable[Mapping[str, str]]) -> str:
         cells = (
             interval(row, column)
             if not isinstance(column, str)
+            else _rounded(row[column], DIGITS[column])
+            if column in DIGITS
             else _rounded(row[column], _decimals(row, first))
             if column in ROUNDED and first
             else verdict(row)

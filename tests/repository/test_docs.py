@@ -147,10 +147,14 @@ def near(shown: str, measured: str) -> bool:
     return all(abs(float(a) - float(b)) <= 1.01 * unit(a) and unit(a) == unit(b) for a, b in pairs)
 
 
-def test_the_table_of_the_readme_is_the_measured_one(committed):
-    [shown] = re.findall(r"^<!-- found -->$(.*?)^<!-- /found -->$", README, re.MULTILINE | re.DOTALL)
-    sentence = "README.md and outputs/tables differ: paste the output of `python -m lsvd tables found`"
-    assert near(shown.strip(), tables.text("found")), sentence
+@pytest.mark.parametrize("name", ["found", "comparison"])
+def test_the_tables_of_the_readme_are_the_measured_ones(name, committed):
+    [shown] = re.findall(rf"^<!-- {name} -->$(.*?)^<!-- /{name} -->$", README, re.MULTILINE | re.DOTALL)
+    sentence = f"README.md and outputs/tables differ: paste the output of `python -m lsvd tables {name}`"
+    assert near(shown.strip(), tables.text(name)), sentence
+
+
+def test_effects_that_are_told_from_their_null_show_it(committed):
     # an effect that is told from its null is more than what may differ
     for name in tables.JUDGED:
         for row in tables.read(name):

@@ -1,6 +1,7 @@
 """The comparison of editors on a tiny model: pieces that stop and resume, settings chosen apart, and the rows."""
 
 import csv
+import time
 from dataclasses import fields, replace
 
 import pytest
@@ -10,14 +11,16 @@ from tiny import WORDS, text_to_image, tiny_pipeline, unconditional
 from lsvd import backbones, paths
 from lsvd.__main__ import main
 from lsvd.backbones import clip as clips
+from lsvd.sampling.kept import trajectories
 from lsvd.studies import comparison, merit
 from lsvd.studies.comparison import MINE, Plan, Result, choose, measure, rows, verdicts
 from lsvd.studies.editors import grids, measuring
 from lsvd.studies.editors.measuring import Bench, Outcome
 from lsvd.studies.editors.ours import LowRankGuidance, PromptSwitching, TargetPrompt
+from lsvd.studies.ways import SOURCE
 from lsvd.testbed import reader as readers
 
-PLAN = Plan(("old",), (100, 101), (1000, 1001), (MINE, "prompt switching"), 1)
+PLAN = Plan(("old",), (100, 101), (1000, 1001), (MINE, "prompt switching"), 1, references=4)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +29,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("LSVD_MEASUREMENTS", str(tmp_path / "kept"))
     few = {MINE: [LowRankGuidance(2)], "prompt switching": [PromptSwitching(0.6)]}
     monkeypatch.setattr(grids, "GRIDS", few)
-    monkeypatch.setattr(comparison, "LEAST", 4)
     return tmp_path
 
 
@@ -62,11 +64,46 @@ def test_measured_with_and_without_a_reader(bench, elsewhere):
     for outcome in result.reported["old"].values():
         assert len(outcome.clip) == 2 and (outcome.lpips_clip > 0).all() and (outcome.evaluations > 0).all()
     table = rows(result)
-    assert [row["attribute"] for row in table] == ["old", "the paper's four", "all"] * 2
+    assert [row["attribute"] for row in table] == ["old", "the paper's four"] * 2
     assert all(bool(row["success"]) <= result.read and row["clip"] and not row["fid"] for row in table)
     assert result.read or verdicts(result) == []
     again = measure(bench, PLAN)
     assert rows(again) == table  # seconds included: nothing was measured again
+    pictures = result.drawn(bench, "old", 2)
+    assert list(pictures) == ["source", *result.chosen] and all(
+        each.shape == (2, 3, 16, 16) for each in pictures.values()
+    )
+    near = trajectories(bench.backbone, SOURCE, PLAN.reported, batch=2)
+    assert (pictures["source"] - bench.backbone.decode(near.final)).abs().mean() < 0.1  # noise, stored as WebP
+
+
+def test_settings_may_be_chosen_on_fewer_attributes_and_seeds_come_later(model, clip, monkeypatch):
+    bench, done, edit = Bench(model, clip, readers.load("portraits")), [], PromptSwitching.edit
+    monkeypatch.setattr(
+        PromptSwitching, "edit", lambda self, job: done.append(job.target) or edit(self, job), raising=True
+    )
+    plan = replace(PLAN, attributes=("old", "young"), tuned=("young",), methods=("prompt switching",), chunk=2)
+    result = measure(bench, plan)
+    assert list(result.tried) == ["young"] and list(result.reported) == ["old", "young"]
+    assert done == ["a young person", "an old person", "a young person"]
+    measure(bench, replace(plan, reported=(1000, 1001, 1002, 1003)))
+    assert len(done) == 5  # two more seeds of two attributes
+
+
+def test_training_counts_neither_as_evaluations_nor_as_seconds(model, clip, monkeypatch):
+    trained = []
+
+    def prepare(self, job):
+        trained.append(job.target)
+        job.backbone.pipe.unet(
+            job.source.codes[0], 1, encoder_hidden_states=job.backbone.pipe.encode_prompt("", "cpu", 2, False)[0]
+        )
+        time.sleep(0.3)
+
+    monkeypatch.setattr(PromptSwitching, "prepare", prepare)
+    outcome = measuring.stage(Bench(model, clip), ["old"], [PromptSwitching(0.5)], (1, 2))["old"][PromptSwitching(0.5)]
+    assert trained == ["an old person"] and float(outcome.evaluations[0]) == 6
+    assert measuring._clock(model) is time.process_time
 
 
 def test_a_stopped_run_goes_on(model, clip, monkeypatch):
@@ -117,10 +154,11 @@ def result_of(mine, theirs, read=True, n=40):
 
 def test_a_clear_lead_is_a_verdict_and_none_is_not():
     ahead, level = result_of((1.0, 0.02), (0.5, 0.05)), result_of((0.9, 0.02), (0.9, 0.02))
-    assert [v.verdict for v in verdicts(ahead)] == ["holds"] * len(comparison.BUDGETS)
+    assert [v.verdict for v in verdicts(ahead)] == ["holds"] * 2 * len(comparison.BUDGETS)
+    assert list(ahead.leads) == ["prompt switching", comparison.ALL]
     assert not {v.verdict for v in verdicts(level)} & {"holds", "holds in part"}
-    assert ahead.lead("prompt switching", 0.05).value == pytest.approx(0.5)
-    assert level.lead("prompt switching", 0.05).value == pytest.approx(0.0)
+    assert ahead.leads["prompt switching"][0.05].value == pytest.approx(0.5)
+    assert level.leads["prompt switching"][0.05].value == pytest.approx(0.0)
     assert verdicts(result_of((1.0, 0.02), (0.5, 0.05), read=False)) == []
     with pytest.raises(ValueError, match="nothing to compare"):
         merit.lead(ahead.reported, [], [LowRankGuidance()], 0.05)
@@ -132,8 +170,11 @@ def test_rows_say_what_could_not_be_measured():
     assert (first["method"], first["attribute"], first["pictures"]) == (MINE, "old", "40")
     assert first["success"].startswith("1") and first["side_effects"].startswith("0.02") and first["fid"]
     assert table[2]["attribute"] == "the paper's four" and table[2]["pictures"] == "40"
-    few = rows(result_of((1.0, 0.02), (0.5, 0.05), n=4))
-    assert few[0]["fid"] == "" and few[-1]["fid"]  # of both attributes together there are enough
+    assert first["fid"] and first["lacking"] == "40" and table[3]["attribute"] == "all"
+    few = result_of((1.0, 0.02), (0.5, 0.05), n=4)
+    assert rows(few)[0]["fid"]  # fewer pictures than features, but enough of the prompt's
+    few.reference["old"] = few.reference["old"][:5]
+    assert rows(few)[0]["fid"] == "" and rows(few)[-1]["fid"]  # of both attributes together there are enough
     unread = rows(result_of((1.0, 0.02), (0.5, 0.05), read=False))[0]
     assert unread["success"] == unread["side_effects"] == ""
 
@@ -147,6 +188,12 @@ def test_bad_plans_and_benches(clip, tmp_path):
         Plan(methods=("magic",))
     with pytest.raises(ValueError, match="seeds a piece"):
         Plan(chunk=0)
+    with pytest.raises(ValueError, match="there is no attribute 'hat'"):
+        Plan(tuned=("hat",))
+    with pytest.raises(ValueError, match="settings a method"):
+        Plan(settings=0)
+    with pytest.raises(ValueError, match="pictures of each target prompt"):
+        Plan(references=2)
     unconditional().pipe.save_pretrained(tmp_path / "ddpm")
     with pytest.raises(ValueError, match="takes no prompts: compare edits"):
         measuring.load_bench(str(tmp_path / "ddpm"))

@@ -44,6 +44,9 @@ class Editor(ABC):
     def edit(self, job: Job) -> Tensor:
         """The edited pictures, shape (n, 3, H, W) in [0, 1]."""
 
+    def prepare(self, job: Job) -> None:  # noqa: B027, most have nothing to prepare
+        """Train what serves all pictures of a pair of prompts; what it costs is not counted as the edit's."""
+
     def fits(self, backbone: TextToImage) -> bool:
         """Whether it can edit pictures of a backbone."""
         return True

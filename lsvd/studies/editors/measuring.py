@@ -3,6 +3,7 @@
 Each finished piece is kept in build/cache, so a stopped run goes on; a whole stage is kept in measurements/comparison.
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lsvd import backbones
@@ -25,6 +28,7 @@ from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import sample
 from lsvd.storage import results
+from lsvd.storage.pictures import encoded
 from lsvd.studies import perception
 from lsvd.studies.editors.editor import Editor, Job
 from lsvd.studies.rig import rig_of
@@ -32,7 +36,7 @@ from lsvd.studies.ways import ATTRIBUTES, SOURCE, target_prompt
 from lsvd.testbed.effects import Effects, compare, tally
 from lsvd.testbed.reader import Reader
 
-FORMAT = 1  # of the measurements; raise it when the code that measures changes
+FORMAT = 2  # of what is measured; raise it when the code that measures changes
 REFERENCE = 5000
 """The first seed of the target prompt's pictures that Fréchet distances are taken from."""
 
@@ -68,11 +72,13 @@ class Bench:
 class Outcome:
     """The effects of one setting on n pictures, a tensor of shape (n,) each.
 
-    had, has: whether the attribute was read before and after. side: the mean move of all other factors. All three mean
-    nothing without a reader. gain: the change of the CLIP score towards the target prompt, in units of the mean change
-    of pictures of that prompt. clip: the cosine of picture and target prompt, times 100.
+    had, has: whether the attribute was read before and after; side: the mean move of all other factors. Without a
+    reader none of them means anything. gain: how far the CLIP score went from the source's to the target prompt's,
+    which pictures of the target prompt have on average 1 of; NaN with a reader. clip: the cosine of picture and
+    target prompt, times 100.
     lpips_clip, lpips_imagenet: distance to the source, NaN if not measured. features: for Fréchet distances, (n, d).
-    evaluations: of the network, for each picture, without those of the source's picture. seconds: likewise.
+    evaluations: of the network, for each picture, beside those of the source's picture. seconds: likewise, of one
+    processor core where that is what computes. What an editor trains beforehand counts in neither.
     """
 
     had: Tensor
@@ -158,6 +164,38 @@ def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str 
     return results.remember(bench.backbone.name, about, make, folder=folder, must_keep=True)["features"]
 
 
+def job_of(bench: Bench, name: str, seeds: Sequence[int]) -> Job:
+    """The edit of the seeds' pictures towards an attribute."""
+    source = trajectories(bench.backbone, SOURCE, seeds, batch=len(seeds))
+    return Job(bench.backbone, source, bench.backbone.decode(source.final), target_prompt(ATTRIBUTES[name]))
+
+
+def drawn(
+    bench: Bench, name: str, editors: Sequence[Editor], seeds: Sequence[int], folder: str | Path | None = None
+) -> Tensor:
+    """The seeds' pictures, and those after each editor, towards an attribute: (1 + editors, n, 3, H, W).
+
+    They are kept as one WebP file each time, which loses what the eye does not miss.
+    """
+    backbone, seeds = bench.backbone, tuple(seeds)
+    height, width = backbone.size
+
+    def make() -> dict[str, Tensor]:
+        job = job_of(bench, name, seeds)
+        rows = torch.stack([job.pictures.cpu(), *(editor.edit(job).cpu() for editor in editors)])
+        mosaic = rows.permute(0, 3, 1, 4, 2).reshape(len(rows) * height, len(seeds) * width, 3)
+        image = Image.fromarray((mosaic.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+        return {"webp": torch.frombuffer(bytearray(encoded(image, "webp")), dtype=torch.uint8)}
+
+    about = {**bench.identity, "drawn": name, "source": SOURCE, "seeds": seeds}
+    about |= {"editors": [editor.key() for editor in editors]}
+    folder = folder or measurements("comparison")
+    kept = results.remember(backbone.name, about, make, folder=folder, must_keep=True)["webp"]
+    mosaic = torch.from_numpy(np.array(Image.open(io.BytesIO(kept.numpy().tobytes())).convert("RGB")))
+    rows = mosaic.reshape(len(editors) + 1, height, len(seeds), width, 3)
+    return rows.permute(0, 2, 4, 1, 3) / 255
+
+
 @contextmanager
 def counting(network: torch.nn.Module) -> Iterator[list[int]]:
     """The numbers of pictures in the calls of a network, and of copies made meanwhile."""
@@ -194,30 +232,37 @@ def _pieces(
 
 def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> dict[str, Tensor]:
     """The fields of Outcome of one setting."""
-    backbone, attribute = bench.backbone, ATTRIBUTES[name]
-    target, n = target_prompt(attribute), len(seeds)
-    source = trajectories(backbone, SOURCE, seeds, batch=n)
-    before = backbone.decode(source.final)
-    start = time.perf_counter()
-    with counting(denoiser(backbone.pipe)) as counts:
-        after = editor.edit(Job(backbone, source, before, target))
-    seconds = (time.perf_counter() - start) / n
+    job, clock = job_of(bench, name, seeds), _clock(bench.backbone)
+    before, target, n = job.pictures, job.target, len(seeds)
+    editor.prepare(job)
+    start = clock()
+    with counting(denoiser(bench.backbone.pipe)) as counts:
+        after = editor.edit(job)
+    seconds = (clock() - start) / n
     text, vectors = bench.clip.texts([target]), [bench.clip.pictures(p) for p in (before, after)]
     score_before, score_after = ((pictures @ text.T)[:, 0].double().cpu() for pictures in vectors)
-    values = {"clip": 100 * score_after, "gain": (score_after - score_before) / _rise(bench, name, seeds)}
+    values = {"clip": 100 * score_after, "gain": torch.full((n,), torch.nan)}
+    if bench.judge is None:
+        values["gain"] = (score_after - score_before) / _rise(bench, name, seeds)
     for instrument in ("lpips_clip", "lpips_imagenet"):
         layers = bench.instruments.get(instrument)
         distance = torch.full((n,), torch.nan) if layers is None else perception.distances(before, after, layers)
-        values[instrument] = distance.double()
+        values[instrument] = distance
     if bench.judge is None:
         values |= {"had": torch.zeros(n, dtype=torch.bool), "has": torch.zeros(n, dtype=torch.bool)}
-        values |= {"side": torch.zeros(n, dtype=torch.float64), "features": vectors[1].half().cpu()}
+        values |= {"side": torch.zeros(n), "features": vectors[1].half().cpu()}
     else:
         readings = [bench.judge.read(p) for p in (before, after)]
-        had, has, side = compare(*readings, bench.judge.scene, attribute)
-        values |= {"had": had.cpu(), "has": has.cpu(), "side": side.double().cpu(), "features": _features(bench, after)}
+        had, has, side = compare(*readings, bench.judge.scene, ATTRIBUTES[name])
+        values |= {"had": had.cpu(), "has": has.cpu(), "side": side.cpu(), "features": _features(bench, after)}
     values |= {"evaluations": torch.full((n,), sum(counts) / n), "seconds": torch.full((n,), seconds)}
+    values |= {name: value.float() for name, value in values.items() if value.dtype == torch.float64}
     return {entry.name: values[entry.name] for entry in fields(Outcome)}
+
+
+def _clock(backbone: TextToImage) -> Callable[[], float]:
+    """Seconds of this process on a CPU, which others on the machine do not lengthen; else of the wall."""
+    return time.process_time if torch.device(backbone.device).type == "cpu" else time.perf_counter
 
 
 def _rise(bench: Bench, name: str, seeds: tuple[int, ...]) -> float:

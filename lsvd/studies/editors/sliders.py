@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lsvd.backbones.models import TextToImage
 from lsvd.sampling import identity
-from lsvd.sampling.trajectory import Settings, draw, resume
+from lsvd.sampling.kept import trajectories
+from lsvd.sampling.trajectory import Settings, resume
 from lsvd.storage import results
 from lsvd.studies.editors.editor import Job
 from lsvd.studies.editors.shipped import Shipped
@@ -39,6 +40,10 @@ class ConceptSlider(Shipped):
     def fits(self, backbone: TextToImage) -> bool:
         """See Editor. PEFT is an extra of the package."""
         return super().fits(backbone) and importlib.util.find_spec("peft") is not None
+
+    def prepare(self, job: Job) -> None:
+        """See Editor."""
+        self.weights(job)
 
     def edit(self, job: Job) -> Tensor:
         """See Editor."""
@@ -65,8 +70,8 @@ class ConceptSlider(Shipped):
 def train(backbone: TextToImage, settings: Settings, target: str, iterations: int) -> results.Tensors:
     """The adapter that takes the source prompt of a request to a target prompt."""
     pipe, prompt, generator = backbone.pipe, settings.prompts[0], torch.Generator().manual_seed(0)
-    request = Settings.of(backbone, prompt, SEEDS, settings.steps, settings.guidance)
-    codes = draw(backbone, request).codes
+    walk = trajectories(backbone, prompt, SEEDS, steps=settings.steps, guidance=settings.guidance)
+    codes = walk.codes.to(backbone.device)
     schedule, scheduler = backbone.schedule(settings.steps), backbone.prepared(settings.steps)
     with torch.no_grad():
         texts = [pipe.encode_prompt(text, backbone.device, BATCH, False)[0] for text in (prompt, target)]

@@ -20,7 +20,7 @@ from lsvd.studies.editors.shipped import SEGA, LEditsPP, SDEdit
 from lsvd.studies.editors.sliders import ConceptSlider
 
 SOURCE, TARGET, SEEDS, STEPS = "a person", "an old person", (1, 2), 8
-FEW = {"Concept Sliders": ConceptSlider(1.0, 0.8, iterations=3)}
+FEW = {"Concept Sliders": ConceptSlider(1.0, 0.8, iterations=3), "SEGA": SEGA(6.0, 0.9, 1)}
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +70,8 @@ def test_settings_are_told_apart():
     assert [editor.method for editor in editors] == [m for m in METHODS for _ in GRIDS[m]]
     assert len(set(editors)) == len({repr(editor.key()) for editor in editors}) == len(editors)
     assert len({(editor.method, editor.setting) for editor in editors}) == len(editors)
+    few = tries(most=3)
+    assert [editor.method for editor in few].count("SEGA") == 3 and len(few) == 3 * len(METHODS) - 2
 
 
 def test_ours_are_those_of_the_package():

@@ -27,7 +27,7 @@ from lsvd.studies.rig import Rig
 from lsvd.studies.ways import SOURCE, Way
 from lsvd.testbed.evaluate import reference_features
 
-VERDICTS = 1000  # of each rule and backbone
+DRAWS = 1000
 REFERENCES = 400  # renderings that Frechet distances are from
 MOST = 0.03
 """False verdicts that are allowed."""
@@ -37,19 +37,19 @@ MOST = 0.03
 class Rule:
     """A rule of a study on one backbone: exchanged(rng) gives the verdicts of one draw, none of which is true.
 
-    count: how many verdicts a draw gives.
+    draws: how many of them are made.
     """
 
     study: str
     rule: str
     backbone: str
     exchanged: Callable[[np.random.Generator], Sequence[Verdict]]
-    count: int = 1
+    draws: int = DRAWS
 
-    def false(self, draws: int, seed: int = 0) -> tuple[int, int]:
-        """How many verdicts hold, wholly or in part, and of how many."""
+    def false(self, draws: int | None = None, seed: int = 0) -> tuple[int, int]:
+        """How many verdicts hold, wholly or in part, and of how many. draws: those of the rule if None."""
         rng = np.random.default_rng([seed, *f"{self.study} {self.rule} {self.backbone}".encode()])
-        words = [claim.verdict for _ in range(draws) for claim in self.exchanged(rng)]
+        words = [claim.verdict for _ in range(draws or self.draws) for claim in self.exchanged(rng)]
         return sum(word in (HOLDS, IN_PART) for word in words), len(words)
 
 
@@ -75,9 +75,9 @@ def of_responses(name: str, responses: Sequence[Responses]) -> Iterator[Rule]:
     def moving(rng: np.random.Generator) -> list[Verdict]:
         return order.scale_verdicts(name, order.order(swapped(rng)))
 
-    yield Rule("encoding", "encoded at timesteps, by scale", name, encoded, 3)
+    yield Rule("encoding", "encoded at timesteps, by scale", name, encoded, 334)
     yield Rule("encoding", "coarse at large t, fine at small t", name, trending)
-    yield Rule("order", "sink or rise in the order", name, moving, 2)
+    yield Rule("order", "sink or rise in the order", name, moving, 500)
 
 
 def of_distances(models: Mapping[str, neighbourhood.Neighbourhood]) -> Iterator[Rule]:
@@ -94,7 +94,7 @@ def of_distances(models: Mapping[str, neighbourhood.Neighbourhood]) -> Iterator[
                 claims.append(neighbourhood.nearer_than(NULL_NAMES[null], name, swapped))
             return claims
 
-        yield Rule("neighbourhood", "nearer than its noise added to a picture", name, nearer, len(nulls))
+        yield Rule("neighbourhood", "nearer than its noise added to a picture", name, nearer, 500)
     latent = models.get(neighbourhood.LATENT)
     for name in sorted(models.keys() - {neighbourhood.LATENT}) if latent else ():
 
@@ -119,7 +119,7 @@ def of_gains(result: editing.Result) -> Rule:
         claims = {claim.claim: claim for claim in editing.verdicts(replace(result, reported=reported))}
         return [claims[editing.CLAIM.format(family)] for family in (rival.family, editing.ALL)]
 
-    return Rule("editing", "beats controls at equal side effects", result.backbone, exchanged, 2)
+    return Rule("editing", "beats controls at equal side effects", result.backbone, exchanged, 500)
 
 
 def of_strengths(result: strength.Result) -> Rule:
@@ -137,7 +137,7 @@ def of_strengths(result: strength.Result) -> Rule:
             }
         return strength.verdicts(replace(result, measured=measured))
 
-    return Rule("strength", "strength turns the attribute up", result.backbone, exchanged)
+    return Rule("strength", "strength turns the attribute up", result.backbone, exchanged, 4000)
 
 
 def of_losses(backbone: str, measured: Measured, ways: Mapping[tuple[str, str], Way], reference: NDArray) -> Rule:
@@ -207,10 +207,10 @@ def near(model: Backbone, k: int = 8) -> neighbourhood.Neighbourhood:
     return neighbourhood.Neighbourhood(D, D, D, shared, mixed, others, chance, walk.timesteps, {})
 
 
-def rows(every: Iterable[Rule], verdicts: int = VERDICTS, *, progress: bool = False) -> Iterator[dict[str, str | int]]:
+def rows(every: Iterable[Rule], *, progress: bool = False) -> Iterator[dict[str, str | int]]:
     """The rows of outputs/tables/exchanges.csv: how many verdicts of each rule hold by mistake."""
     for rule in bar(every, desc="exchanges", progress=progress):
-        false, of = rule.false(-(-verdicts // rule.count))
+        false, of = rule.false()
         rate = share(false, of)
         row = {"study": rule.study, "rule": rule.rule, "backbone": rule.backbone, "verdicts": of}
         yield row | {"false": f"{rate.value:.4f}", "false_low": f"{rate.low:.4f}", "false_high": f"{rate.high:.4f}"}

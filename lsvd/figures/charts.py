@@ -205,16 +205,19 @@ def trade_off(ax: Axes, points: Mapping[str, Sequence[tuple[Interval, Interval]]
 
 
 @styled()
-def costs(ax: Axes, points: Mapping[str, tuple[float, Interval]], label: str) -> None:
-    """Success against cost: of each method a cost, a number, and its success. label: of the axis of costs.
+def costs(ax: Axes, points: Mapping[str, tuple[float, Interval]], cost: str, gain: str) -> None:
+    """What methods gain against what they cost, a number; those of one cost stand side by side. cost, gain: in words.
 
     Marks are those that `trade_off` gives the same methods in the same order. Raises ValueError as `trade_off`.
     """
     _check_marks(points)
-    for (name, (cost, success)), mark in zip(points.items(), MARKS, strict=False):
-        ax.plot([cost] * 2, [success.low, success.high], color=mark["color"], ls="-", lw=0.6)
-        ax.plot([cost], [success.value], ls="none", label=name, **mark)
-    ax.set(xlabel=label, ylabel="success (share of pictures)", xlim=(0, None), ylim=(-0.03, 1.03))
+    same = [x for x, _ in points.values()]
+    step = max(same) / 80
+    for i, ((name, (x, y)), mark) in enumerate(zip(points.items(), MARKS, strict=False)):
+        place = x + step * (same[:i].count(x) - (same.count(x) - 1) / 2)
+        ax.plot([place] * 2, [y.low, y.high], color=mark["color"], ls="-", lw=0.6)
+        ax.plot([place], [y.value], ls="none", label=name, **mark)
+    ax.set(xlabel=cost, ylabel=gain, xlim=(0, None))
 
 
 def _cross(ax: Axes, x: Interval, y: Interval, colour: str) -> None:

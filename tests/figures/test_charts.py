@@ -226,13 +226,16 @@ def test_a_trade_off_of_nothing_or_too_much_is_refused():
         with pytest.raises(ValueError, match="marks for"):
             charts.trade_off(ax, {str(i): [] for i in range(count)})
         with pytest.raises(ValueError, match="marks for"):
-            charts.costs(ax, {str(i): (1.0, Interval(0.5, 0.4, 0.6)) for i in range(count)}, "evaluations")
+            charts.costs(ax, {str(i): (1.0, Interval(0.5, 0.4, 0.6)) for i in range(count)}, "cost", "gain")
 
 
 def test_costs_have_the_marks_of_a_trade_off():
     _, ax = plt.subplots()
-    charts.costs(ax, {"AVI": (30.0, Interval(0.8, 0.7, 0.9)), "lerp": (36.0, Interval(0.5, 0.4, 0.6))}, "evaluations")
+    points = {name: (cost, Interval(0.8, 0.7, 0.9)) for name, cost in (("AVI", 36.0), ("lerp", 80.0), ("SEGA", 80.0))}
+    charts.costs(ax, points, "evaluations", "success")
     bars, marks = ax.lines[::2], ax.lines[1::2]
-    assert [line.get_label() for line in marks] == ["AVI", "lerp"] and ax.get_xlabel() == "evaluations"
-    assert [line.get_marker() for line in marks] == [mark["marker"] for mark in charts.MARKS[:2]]
-    assert bars[0].get_ydata() == [0.7, 0.9] and marks[1].get_xdata() == [36.0]
+    assert [line.get_label() for line in marks] == list(points)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("evaluations", "success")
+    assert [line.get_marker() for line in marks] == [mark["marker"] for mark in charts.MARKS[:3]]
+    assert list(bars[0].get_ydata()) == [0.7, 0.9]
+    assert [list(line.get_xdata()) for line in marks] == [[36.0], [79.5], [80.5]]  # side by side

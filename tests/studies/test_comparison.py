@@ -16,7 +16,7 @@ from lsvd.studies import comparison, merit
 from lsvd.studies.comparison import MINE, Plan, Result, choose, measure, rows, verdicts
 from lsvd.studies.editors import grids, measuring
 from lsvd.studies.editors.measuring import Bench, Outcome
-from lsvd.studies.editors.ours import LowRankGuidance, PromptSwitching, TargetPrompt
+from lsvd.studies.editors.ours import Integration, LowRankGuidance, PromptSwitching, TargetPrompt
 from lsvd.studies.ways import SOURCE
 from lsvd.testbed import reader as readers
 
@@ -162,6 +162,20 @@ def test_a_clear_lead_is_a_verdict_and_none_is_not():
     assert verdicts(result_of((1.0, 0.02), (0.5, 0.05), read=False)) == []
     with pytest.raises(ValueError, match="nothing to compare"):
         merit.lead(ahead.reported, [], [LowRankGuidance()], 0.05)
+
+
+def test_whether_avi_has_the_highest_clip_score_does_not_hang_on_the_target_prompt():
+    own = result_of((1.0, 0.02), (0.5, 0.05))
+    avi, other, alone = Integration(), PromptSwitching(), TargetPrompt()
+    for by_editor in own.reported.values():
+        for editor, score in ((avi, 30.0), (other, 20.0), (alone, 40.0)):
+            noise = torch.rand(40, generator=torch.Generator().manual_seed(int(score)))
+            by_editor[editor] = replace(by_editor[other], clip=score + noise)
+    chosen = {editor.method: [editor] for editor in (avi, other, alone)}
+    first = verdicts(replace(own, chosen=chosen))[0]
+    assert (first.claim, first.verdict) == (comparison.BEST, "holds") and first.effect.value == pytest.approx(10, abs=1)
+    lower = {**chosen, "SDEdit": [alone]}
+    assert verdicts(replace(own, chosen=lower))[0].verdict == "holds in part"
 
 
 def test_rows_say_what_could_not_be_measured():

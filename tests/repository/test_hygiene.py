@@ -22,7 +22,7 @@ from safetensors import safe_open
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WEIGHTS = ROOT / "lsvd" / "weights"
-MAX_CELL_LINES = 25
+MAX_CELL_LINES, MAX_LINES = 20, 800  # of a notebook's cell, and of all notebooks' code
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MAX_WEIGHT_BYTES = 60 * 10**6
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -103,6 +103,11 @@ def not_literal(source: str) -> list[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_stored_notebook_is_clean(path):
     assert problems(nbformat.read(path, as_version=4)) == []
+
+
+def test_notebooks_hold_little_code():
+    cells = [cell for path in NOTEBOOKS for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    assert sum(len("".join(c["source"]).splitlines()) for c in cells if c["cell_type"] == "code") <= MAX_LINES
 
 
 def test_every_notebook_is_in_the_one_glob():

@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or the exit status of what went wrong; argparse ends with 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _open_streams()
+    if sys.flags.optimize > 1:
+        return _complain("Python's -OO takes docstrings away, which transformers reads: leave it out, or take -O")
     before = files.writes.copy()
     try:
         with _reporting(), _stoppable():

@@ -185,7 +185,7 @@ SHELLS = {
     "the C locale": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "a locale that is not there": {"LC_ALL": "tr_TR.ISO8859-9"},
     "ASCII output": {"PYTHONIOENCODING": "ascii"},
-    "no docstrings": {"PYTHONOPTIMIZE": "2"},
+    "no assertions": {"PYTHONOPTIMIZE": "1"},
     "warnings are errors": {"PYTHONWARNINGS": "error::UserWarning"},
     "another hash seed": {"PYTHONHASHSEED": "1"},
     "no bytecode": {"PYTHONDONTWRITEBYTECODE": "1"},
@@ -201,6 +201,12 @@ SHELLS = {
     "everything closed": {"wrap": 'exec "$@" <&- >&- 2>&-'},
     "niced": {"prefix": ("nice", "-n", "19")},
 }
+
+
+def test_python_without_docstrings_is_refused(folder, tmp_path):
+    done = shell(folder, tmp_path, PYTHONOPTIMIZE="2")
+    assert done.returncode == 1 and "-OO takes docstrings away" in sentence(done.stderr.strip())
+    assert not os.listdir(tmp_path)
 
 
 @slow

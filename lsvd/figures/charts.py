@@ -25,6 +25,7 @@ MARKS: tuple[Look, ...] = tuple(
     for colour, marker in (
         ("black", "x"), ("blue", "s"), ("green", "^"), ("purple", "v"), ("orange", "D"), ("vermilion", "o"),
         ("sky", "*"), ("green", "2"), ("orange", "+"), ("blue", "P"), ("purple", "1"), ("vermilion", "<"), ("sky", "h"),
+        ("black", "p"),
     )
 )  # fmt: skip
 NULL: Look = {"color": "0.6", "linestyle": "-"}  # of what chance does as well

@@ -155,10 +155,10 @@ def result_of(mine, theirs, read=True, n=40):
 def test_a_clear_lead_is_a_verdict_and_none_is_not():
     ahead, level = result_of((1.0, 0.02), (0.5, 0.05)), result_of((0.9, 0.02), (0.9, 0.02))
     assert [v.verdict for v in verdicts(ahead)] == ["holds"] * 2 * len(comparison.BUDGETS)
-    assert list(ahead.leads) == ["prompt switching", comparison.ALL]
+    assert list(ahead.leads()) == ["prompt switching", comparison.ALL]
     assert not {v.verdict for v in verdicts(level)} & {"holds", "holds in part"}
-    assert ahead.leads["prompt switching"][0.05].value == pytest.approx(0.5)
-    assert level.leads["prompt switching"][0.05].value == pytest.approx(0.0)
+    assert ahead.leads()["prompt switching"][0.05].value == pytest.approx(0.5)
+    assert level.leads()["prompt switching"][0.05].value == pytest.approx(0.0)
     assert verdicts(result_of((1.0, 0.02), (0.5, 0.05), read=False)) == []
     with pytest.raises(ValueError, match="nothing to compare"):
         merit.lead(ahead.reported, [], [LowRankGuidance()], 0.05)

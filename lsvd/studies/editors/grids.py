@@ -12,6 +12,7 @@ from lsvd.studies.editors.ours import (
     MaskedGuidance,
     PromptSwitching,
     ScaledGuidance,
+    SearchedGuidance,
     TargetPrompt,
     TrainedIntegration,
 )
@@ -32,6 +33,17 @@ GRIDS: dict[str, list[Editor]] = {
         LowRankGuidance(1, 1.0, 0.6, 0.3, "together"),
         LowRankGuidance(1, 1.0, 0.6, 0.0),
         LowRankGuidance(2, 1.5, 0.6, 0.3, entries=0.2),
+    ],
+    "low-rank, searched": [
+        SearchedGuidance(1, 1.0, 0.6, 0.3),
+        SearchedGuidance(1, 1.0, 0.6, 0.3, "together"),
+        *(SearchedGuidance(1, c, 0.56, 0.3) for c in (1.5, 2.0)),
+        *(SearchedGuidance(2, 1.0, *window) for window in ((0.6, 0.3), (0.6, 0.4), (0.56, 0.3))),
+        *(SearchedGuidance(k, 0.75, 0.6, 0.3) for k in (2, 3)),
+        SearchedGuidance(4, 0.6, 0.6, 0.3),
+        SearchedGuidance(4, 0.75, 0.56, 0.2),
+        SearchedGuidance(2, 1.5, 0.6, 0.3, entries=0.2),
+        SearchedGuidance(4, 1.0, 0.6, 0.3, entries=0.1),
     ],
     "scaled guidance": [
         ScaledGuidance(None, 0.5, 0.6, 0.3),
@@ -84,8 +96,10 @@ GRIDS: dict[str, list[Editor]] = {
     "target prompt": [TargetPrompt()],
 }
 METHODS = tuple(GRIDS)
+WHOLE = ("low-rank, searched",)
+"""Methods that always try all of their settings: a search of its own, which tables keep apart from the others."""
 
 
 def tries(methods: tuple[str, ...] = METHODS, most: int | None = None) -> list[Editor]:
-    """The settings of some methods, the first `most` of each, or all."""
-    return [editor for method in methods for editor in GRIDS[method][:most]]
+    """The settings of some methods, the first `most` of each, or all; of WHOLE always all."""
+    return [editor for method in methods for editor in GRIDS[method][: None if method in WHOLE else most]]

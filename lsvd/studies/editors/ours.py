@@ -44,6 +44,13 @@ class LowRankGuidance(Editor):
 
 
 @dataclass(frozen=True)
+class SearchedGuidance(LowRankGuidance):
+    """The same, in settings of a longer search than other methods have."""
+
+    method: ClassVar[str] = "low-rank, searched"
+
+
+@dataclass(frozen=True)
 class ScaledGuidance(LowRankGuidance):
     """The whole difference, scaled: what low-rank guidance has to beat."""
 

@@ -21,7 +21,7 @@ from lsvd.studies.editors.shipped import SEGA, LEditsPP, SDEdit
 from lsvd.studies.editors.sliders import ConceptSlider
 
 SOURCE, TARGET, SEEDS, STEPS = "a person", "an old person", (1, 2), 8
-FEW = {"Concept Sliders": ConceptSlider(1.0, 0.8, iterations=3)}
+FEW = {"Concept Sliders": ConceptSlider(1.0, 0.8, iterations=3), "SEGA": SEGA(6.0, 0.95, 2)}
 
 
 @pytest.fixture(autouse=True)

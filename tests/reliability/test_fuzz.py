@@ -98,7 +98,7 @@ def test_any_edit_is_drawn_or_refused(case):
         methods = [lambda: None, lambda: "low-rank", lambda: avi.AVIConfig(*ranks), lambda: g.choice(ODD)]
         methods += [lambda: LowRank(rank=g.choice([1, 2, None, *ODD]), start=g.choice([0.9, 0.6, *ODD]))]
         values["method"] = g.choice(methods)()
-        edit = avi.edit_prompt(own, source, target, values.pop("seeds"), **values)
+        edit = avi.edit_prompt(own, source, target, **values)
         return [edit.edited.codes, own.decode(edit.edited.final)]
 
     settled(call)
@@ -202,7 +202,7 @@ def test_any_network_is_drawn_or_refused(case):
         own = backbones.from_pipeline(pipe)
         walk = trajectory.run(own, "a person", 1, 2, 3.0)
         found = invert(own, walk.final, "a person", 2, iterations=1)
-        edit = avi.edit_prompt(own, "a person", "an old person", 1, steps=2, method=g.choice([None, "low-rank"]))
+        edit = avi.edit_prompt(own, "a person", "an old person", seeds=1, steps=2, method=g.choice([None, "low-rank"]))
         return [walk.codes, found.distance, own.decode(edit.edited.final)]
 
     settled(call)

@@ -96,7 +96,8 @@ def test_bless_leaves_a_notebook_as_it_was_where_the_disk_is_full(clone, persona
 def test_what_ends_a_notebook_is_one_line(clone, personal, command, source):
     write_notebook(clone / "notebooks/00_one.ipynb", source)
     done = make(clone, command, "CELL_TIMEOUT=2")
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    # a kernel that is killed may leave a line of libzmq's
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("make", "Assertion failed: pfd"))]
     assert done.returncode != 0 and len(lines) == 2, done.stderr
     assert lines[1].startswith("notebooks/00_one.ipynb did not finish; what it got done is in build/notebooks/")
 

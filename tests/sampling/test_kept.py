@@ -671,12 +671,14 @@ def test_what_is_kept_with_the_project_is_of_the_shipped_models(name, monkeypatc
     """The names of files of measurements hold these digests: if one changes, hours of computing are lost."""
     monkeypatch.delenv("LSVD_MEASUREMENTS", raising=False)
     kept = sorted(paths.measurements().glob(f"*/{name}/*.safetensors"))
-    assert len(kept) == {"mini-sd": 37}.get(name, 4)
+    assert len(kept) == {"mini-sd": 56}.get(name, 6)
     model = load(name)
     wanted = identity.weights(model), f"DDIMScheduler {scheduler_text(model.scheduler)}"
     for file in kept:
         with safe_open(file, framework="pt") as opened:
             label = opened.metadata()["settings"]
         settings = json.loads(label)
-        assert (settings["weights"], settings["scheduler"]) == wanted
+        scheduler = settings["scheduler"].split(".")[-1] if "config" in settings else settings["scheduler"]
+        scheduler = f"{scheduler} {settings['config']}" if "config" in settings else scheduler
+        assert (settings["weights"], scheduler) == wanted
         assert results.file_of(file.parent, results.label_of(settings)) == file

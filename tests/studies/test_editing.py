@@ -194,9 +194,8 @@ def test_single_choices_and_truncations_cover_what_was_tried(monkeypatch):
     for branch, switched, points in lines:
         assert switched.way == Way("prompt switching", branch)
         assert {point.way.branch for _, point in points} == {branch}
-        assert all(
-            point.way.config in (None, AVIConfig(k_z=point.way.config and point.way.config.k_z)) for _, point in points
-        )
+        configs = [point.way.config for _, point in points]
+        assert all(config is None or config == AVIConfig(k_z=config.k_z) for config in configs)
 
 
 @pytest.fixture(scope="module")

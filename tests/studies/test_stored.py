@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from lsvd.storage import results
-from lsvd.studies import ablation, editing, edits, parts, predictions, strength, survey
+from lsvd.studies import ablation, comparison, editing, edits, parts, predictions, strength, survey
+from lsvd.studies.editors import measuring
 from lsvd.studies.rig import load_rig
 
 HOME = Path(__file__).resolve().parents[2] / "measurements"
@@ -35,5 +36,8 @@ def test_every_stored_measurement_is_found(monkeypatch):
         monkeypatch.setattr(predictions, name, None)
     monkeypatch.setattr(parts, "_measure", None)
     predictions.measure(models, readers)
+    monkeypatch.setattr(measuring, "_pieces", None)
+    bench = measuring.load_bench("mini-sd", "cpu", None)
+    comparison.measure(bench, comparison.SMALL).drawn(bench, "young", 8)
     stored = set(HOME.rglob("*.safetensors"))
-    assert len(stored) == 63 and found & stored == stored
+    assert len(stored) == 74 and found & stored == stored

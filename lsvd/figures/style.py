@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, told apart by the colour-blind, and lines di
 import io
 import sys
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,15 +83,16 @@ def use_style() -> None:
         _store_small(shell)
 
 
-def save(fig: Figure, name: str) -> Path:
+def save(fig: Figure, name: str, reach: int = 1) -> Path:
     """Write a figure to outputs/figures, whole or not at all: NAME.webp if it holds pictures, else NAME.png.
 
-    The same figure gives the same bytes; one that differs from the picture there by rounding only
-    (lsvd.storage.steady) leaves it as it is. Returns the path. Raises lsvd.storage.files.WriteError if the folder
-    cannot be written.
+    The same figure gives the same bytes; one that differs from the picture there by rounding only leaves it as it is.
+    reach: by how many pixels rounding may move its lines (lsvd.storage.steady.same_picture). Returns the path. Raises
+    lsvd.storage.files.WriteError if the folder cannot be written.
     """
     kind = "webp" if holds_pictures(fig) else "png"
-    return write_steady(outputs("figures", f"{name}.{kind}"), encoded(_painted(fig, DPI), kind), same_picture)
+    same = partial(same_picture, reach=reach)
+    return write_steady(outputs("figures", f"{name}.{kind}"), encoded(_painted(fig, DPI), kind), same)
 
 
 def holds_pictures(fig: Figure) -> bool:

@@ -16,7 +16,7 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 # Grey levels, of 255, by which a pixel, blurred, may leave the range of the other picture's pixels around it: the
 # next of a colour map's 256 colours is up to 4 away. Lossy formats make up to 36 of single roundings, and 0.9 on
 # average (lsvd.storage.pictures): there, pixels are compared with the same pixel, and the average counts too.
-LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 4, 48, 1.5
+LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 5, 48, 1.5
 LOSSY = ("JPEG", "WEBP")
 
 Tolerance = Callable[[Mapping[str, str], str], float]
@@ -66,13 +66,14 @@ def _same_number(old: str, new: str, relative: float) -> bool:
     return math.isclose(float(old), float(new), rel_tol=relative, abs_tol=max(ABSOLUTE, unit))
 
 
-def same_picture(old: bytes, new: bytes) -> bool:
+def same_picture(old: bytes, new: bytes, reach: int = 1) -> bool:
     """Whether two picture files of one format show the same, in pictures of one size.
 
-    Both are blurred, by means of 3 x 3 pixels; then each pixel of one lies in the range of the 3 x 3 there of the
-    other, to LEVELS: a line of a chart may move by a pixel, and may not go, come or change its colour. In a lossy
-    format, the same pixels differ by at most LOSSY_LEVELS, and on average by LOSSY_AVERAGE. False if a file cannot be
-    read.
+    Both are blurred, by means of 3 x 3 pixels. Then each pixel of one lies in the range of the pixels up to `reach`
+    away in the other, to `reach` times LEVELS: a line of a chart may move by so many pixels, and may not go, come or
+    change its colour. More than 1 is for charts of numbers in which rounding grows, as a tolerance is for tables. In a
+    lossy format, the same pixels differ by at most LOSSY_LEVELS, and on average by LOSSY_AVERAGE. False if a file
+    cannot be read.
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -89,13 +90,13 @@ def same_picture(old: bytes, new: bytes) -> bool:
         distance = np.abs(pixels[0] - pixels[1])
         return bool(distance.max() <= LOSSY_LEVELS and distance.mean() <= LOSSY_AVERAGE)
     blurred = [uniform_filter(part.astype(np.float32), (3, 3, 1), mode="nearest") for part in pixels]
-    return all(_covers(a, b) for a, b in (blurred, reversed(blurred)))
+    return all(_covers(a, b, reach) for a, b in (blurred, reversed(blurred)))
 
 
-def _covers(pixels: "np.ndarray", others: "np.ndarray") -> bool:
-    """Whether `others`, (h, w, 4), lie within the range of the 3 x 3 pixels around each of `pixels`, to LEVELS."""
+def _covers(pixels: "np.ndarray", others: "np.ndarray", reach: int) -> bool:
+    """Whether `others`, (h, w, 4), lie in the range of the pixels around each of `pixels`: see `same_picture`."""
     from scipy.ndimage import maximum_filter, minimum_filter
 
-    size = (3, 3, 1)
+    size, levels = (2 * reach + 1, 2 * reach + 1, 1), reach * LEVELS
     least, most = minimum_filter(pixels, size, mode="nearest"), maximum_filter(pixels, size, mode="nearest")
-    return bool((others >= least - LEVELS).all() and (others <= most + LEVELS).all())
+    return bool((others >= least - levels).all() and (others <= most + levels).all())

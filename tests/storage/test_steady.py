@@ -105,6 +105,12 @@ def test_a_line_of_a_chart_may_move_by_a_pixel_and_no_more():
         assert not same_picture(chart(**other), chart()), other
 
 
+def test_a_line_may_move_further_where_that_is_said():
+    assert not same_picture(chart(), chart(height=1.015)) and same_picture(chart(), chart(height=1.015), reach=3)
+    for other in ({"height": 1.05}, {"colour": "C1"}, {"label": ""}, {"width": 0}):
+        assert not same_picture(chart(), chart(**other), reach=3), other
+
+
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_pictures_of_lossy_formats(kind):
     def stored(pixels):

@@ -16,7 +16,7 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-6
 # Grey levels, of 255, by which a pixel, blurred, may leave the range of the other picture's pixels around it: the
 # next of a colour map's 256 colours is up to 4 away. Lossy formats make up to 36 of single roundings, and 0.9 on
 # average (lsvd.storage.pictures): there, pixels are compared with the same pixel, and the average counts too.
-LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 5, 48, 1.5
+LEVELS, LOSSY_LEVELS, LOSSY_AVERAGE = 4, 48, 1.5
 LOSSY = ("JPEG", "WEBP")
 
 Tolerance = Callable[[Mapping[str, str], str], float]

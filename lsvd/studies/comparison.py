@@ -245,7 +245,7 @@ def _distance(outcomes: Sequence[Outcome], references: Sequence[Tensor]) -> Inte
     It may be of fewer pictures than features: all methods have as many, so that their distances can be compared.
     """
     edited = torch.stack([outcome.features.double() for outcome in outcomes]).numpy()  # (attributes, n, d)
-    reference = torch.cat([each.double() for each in references]).numpy()
+    reference = torch.cat([features.double() for features in references]).numpy()
     n, d = edited.shape[1:]
     if len(reference) <= d + 1 or n < 3:
         return None
@@ -258,7 +258,7 @@ def _unread(tried: Measured) -> list[merit.Point]:
     """Points without a reader: the gain in CLIP score in place of success, LPIPS in place of side effects."""
     points = []
     for editor in next(iter(tried.values())):
-        outcomes = [each[editor] for each in tried.values()]
+        outcomes = [by_editor[editor] for by_editor in tried.values()]
         gain, moved = (torch.stack([getattr(o, name) for o in outcomes]).mean(0) for name in ("gain", "lpips_clip"))
         points.append(merit.Point(editor, mean(gain), mean(moved)))
     return points

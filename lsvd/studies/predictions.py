@@ -95,9 +95,9 @@ class Settling:
 
     def settled(self, parts: Tensor) -> Tensor:
         """The fraction of T from which on a triplet stays NEAR its final size: (B, TRIPLETS)."""
-        n, there = len(parts), ((parts - 1).abs() <= NEAR).long().flip(0).cumprod(0).sum(0)  # at how many last steps
-        first = self.timesteps[(n - there).clamp_max(n - 1)]
-        return torch.where(there > 0, first, 0) / self.T
+        n, last = len(parts), ((parts - 1).abs() <= NEAR).long().flip(0).cumprod(0).sum(0)  # the number of last steps
+        first = self.timesteps[(n - last).clamp_max(n - 1)]
+        return torch.where(last > 0, first, 0) / self.T
 
     def in_order(self) -> tuple[Interval, Interval]:
         """Spearman's correlation of a triplet's rank and when it settles, over pictures: of x̂_0, and minus x_t's.
@@ -110,7 +110,7 @@ class Settling:
     def moved(self) -> dict[str, Interval]:
         """The means of `ranks`, `null_ranks` and `code_ranks`."""
         moves = {"x̂_0": self.ranks, "another picture's x̂_0": self.null_ranks, "x_t": self.code_ranks}
-        return {of: mean(each, bounds=(0, self.most)) for of, each in moves.items()}
+        return {of: mean(ranks, bounds=(0, self.most)) for of, ranks in moves.items()}
 
     def further(self) -> Interval:
         """The mean of `ranks` minus `code_ranks`, paired by picture."""
@@ -170,21 +170,21 @@ def settling(backbone: Backbone, walk: Trajectory) -> Settling:
     scaled = codes / alphas.view(-1, 1, 1, 1, 1).to(codes)
     end = bases(final, K)
 
-    def away(x: Tensor) -> Tensor:
+    def distance(x: Tensor) -> Tensor:
         return neighbourhood.fraction(geodesic.distance(bases(x, K), end).mean(-1), end)
 
-    own, codes_own = (order.mobility_of(x, walk.timesteps, 0) for x in (estimate, codes))
-    half = own.same.dt >= own.same.dt.max() / 2
+    movement, code_movement = (order.mobility_of(x, walk.timesteps, 0) for x in (estimate, codes))
+    half = movement.same.dt >= movement.same.dt.max() / 2
     return Settling(
         walk.timesteps.double(),
         walk.T,
-        own.most,
-        away(estimate),
-        away(codes),
-        away(estimate.roll(-1, dims=1)),
+        movement.most,
+        distance(estimate),
+        distance(codes),
+        distance(estimate.roll(-1, dims=1)),
         _present(estimate, final),
         _present(scaled, final),
-        *(part.by_sample[half].mean(0) for part in (own.same, own.null, codes_own.same)),
+        *(part.by_sample[half].mean(0) for part in (movement.same, movement.null, code_movement.same)),
     )
 
 
@@ -285,7 +285,7 @@ def measure(
     if not models:
         raise ValueError("none of these models has estimates to look at: take one with DDIM and without thresholding")
     seeds, shape = check_seeds(seeds), next(iter(models.values())).latent_shape[-2:]
-    settlings, by_prompt, brought = {}, {}, {}
+    settlings, by_prompt, parts_of = {}, {}, {}
     for name, model in models.items():
         settlings[name] = settling_of(model, prompt, seeds)
         if model.kind == "text-to-image" and not clips(model):
@@ -293,14 +293,14 @@ def measure(
             texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
             by_prompt[name] = {label: difference_of(model, prompt, text, seeds) for label, text in texts.items()}
             if name in readers:
-                brought[name] = taken.measure(model, readers[name])
-    answered = {
+                parts_of[name] = taken.measure(model, readers[name])
+    responses_of = {
         name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
     }
     noise = torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     energy = svd(noise).S.square()
     shares = (energy / energy.sum(-1, keepdim=True)).mean((0, 1))
-    return Result(settlings, answered, by_prompt, brought, shares, neighbourhood.by_chance(shape, 1))
+    return Result(settlings, responses_of, by_prompt, parts_of, shares, neighbourhood.by_chance(shape, 1))
 
 
 def run(rig: Rig, progress: bool = True) -> None:
@@ -332,8 +332,8 @@ def difference_of(backbone: Backbone, prompt: str, target: str, seeds: Sequence[
     specs = {name: Spec(shape, torch.float16) for name, shape in shapes.items()}
 
     def make() -> results.Tensors:
-        own = difference(backbone, _walk(backbone, prompt, seeds), target)
-        return {name: value.half() for name, value in vars(own).items()}
+        numbers = vars(difference(backbone, _walk(backbone, prompt, seeds), target))
+        return {name: value.half() for name, value in numbers.items()}
 
     return Difference(**_kept(backbone, f"d_t: {target}", prompt, seeds, specs, make))
 
@@ -394,14 +394,14 @@ def verdicts(result: Result) -> list[Verdict]:
         add("first triplets of x̂_0 settle first", name, parts, gate=True)
         parts = [Part(model.moved()["x̂_0"], null=1.0), Part(model.further())]
         add("ranks in x̂_0 move by more than a place", name, parts, gate=True)
-    for name, answered in result.answers.items():
-        for scale, (effect, by_time) in encoding.scale_means(answered).items():
+    for name, replies in result.answers.items():
+        for scale, (effect, by_time) in encoding.scale_means(replies).items():
             add(f"x̂_0 encodes: {scale} attributes", name, [Part(value) for value in by_time], effect=effect)
     for name, by_prompt in result.differences.items():
         targets, plain = ([by_prompt[label] for label in labels] for labels in (TARGETS, PARAPHRASES))
         share, null = (torch.stack([d.share.mean(0) for d in group]).mean(0) for group in (targets, plain))
-        own = mean(share, bounds=UNIT)
-        add("d_t's first triplet holds more than noise's", name, [Part(own, null=float(result.noise[0]))])
+        energy = mean(share, bounds=UNIT)
+        add("d_t's first triplet holds more than noise's", name, [Part(energy, null=float(result.noise[0]))])
         add("d_t's first triplet holds more than a paraphrase's", name, [Part(mean(share - null, bounds=SIGNED))])
         for what in ("timesteps", "seeds"):
             far = torch.stack([d.across_time if what == "timesteps" else d.across_seeds for d in targets]).mean(0)
@@ -429,8 +429,8 @@ def rows(result: Result) -> list[dict[str, str | int]]:
         table.append(row | {head: f"{x:.4f}" for head, x in numbers.items()} | {"n": value.n})
 
     for name, model in result.settling.items():
-        for of, away in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
-            add(name, of, "distance from the end", mean(away.mean(0), bounds=UNIT))
+        for of, distances in (("x̂_0", model.estimate), ("x_t", model.code), ("another picture's x̂_0", model.other)):
+            add(name, of, "distance from the end", mean(distances.mean(0), bounds=UNIT))
         for of, parts in (("x̂_0", model.parts), ("x_t", model.code_parts)):
             times = model.settled(parts)
             for i in range(TRIPLETS):
@@ -438,9 +438,9 @@ def rows(result: Result) -> list[dict[str, str | int]]:
         for of, moved in model.moved().items():
             add(name, of, "rank change, half the way and more", moved)
         add(name, "x̂_0 - x_t", "rank change, half the way and more", model.further())
-        answered = result.answers.get(name)
-        for scale, (effect, by_time) in (encoding.scale_means(answered) if answered else {}).items():
-            times = ["all timesteps", *(f"t = {part.t:g}" for part in answered)]
+        replies = result.answers.get(name)
+        for scale, (effect, by_time) in (encoding.scale_means(replies) if replies else {}).items():
+            times = ["all timesteps", *(f"t = {part.t:g}" for part in replies)]
             for of, value in zip(times, (effect, *by_time), strict=True):
                 add(name, f"x̂_0 scaled, {of}", f"excess: {scale} attributes", value)
         for label, d in result.differences.get(name, {}).items():

@@ -186,7 +186,7 @@ def sheet(pictures: Tensor, columns: int = 8, gap: int = 2) -> Image.Image:
 def measure_reader(scene: str, device="cpu") -> None:
     """Score a scene's reader on held-out renderings, clean and degraded, and put the rows into reader.csv."""
     reader = readers.load(scene, device)
-    pictures = _renderings(scene, RENDERINGS, reader.size, {})
+    pictures = _renderings(scene, RENDERINGS, reader.size, {}, device)
     rows = score_reader(reader, pictures)
     for r in rows:
         log.info("reader of %s: %s %s, degraded %s", scene, r["factor"], r["score"], r["degraded"])
@@ -210,8 +210,8 @@ def measure_generator(name: str, n: int, device="cpu") -> None:
         lines = [{"seed": seed, "prompt": text} for seed, text in enumerate(texts[:SHEET])]
         write_csv(outputs("tables", f"samples_{name}.csv"), lines)
         rows += agreement(_read(reader, output), asked)
-        rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {})))
-    pictures = _renderings(scene, 2 * n, entry.size, fixed)
+        rows.append(fidelity(backbone, _renderings(scene, RECONSTRUCTIONS, entry.size, {}, device)))
+    pictures = _renderings(scene, 2 * n, entry.size, fixed, device)
     rows += [distance(look, output, pictures) for look in (reader, clip)]
     _keep(name, rows)
 
@@ -220,7 +220,7 @@ def measure_clip(device="cpu") -> None:
     """Put the rows of mini-clip into backbones.csv."""
     scene, fixed = GENERATORS["mini-sd"]
     clip = clips.load(device=device)
-    pictures = _renderings(scene, ZERO_SHOT, clip.model.config.vision_config.image_size, fixed)
+    pictures = _renderings(scene, ZERO_SHOT, clip.model.config.vision_config.image_size, fixed, device)
     _keep(clips.NAME, zero_shot(clip, pictures, SCENES[scene]))
 
 
@@ -264,8 +264,11 @@ def reference_features(reader: Reader, n: int, size: int, fixed: Mapping[str, st
     return _features(reader, _renderings(reader.scene.name, n, size, fixed, progress=False))
 
 
-def _renderings(scene: str, n: int, size: int, fixed: Mapping[str, str], progress: bool = True) -> renderings.Pictures:
-    return renderings.pictures(SCENES[scene], n, size, HELD_OUT, build("cache", "renderings"), fixed, progress=progress)
+def _renderings(
+    scene: str, n: int, size: int, fixed: Mapping[str, str], device="cpu", progress: bool = True
+) -> renderings.Pictures:
+    home = build("cache", "renderings")
+    return renderings.pictures(SCENES[scene], n, size, HELD_OUT, home, fixed, device=device, progress=progress)
 
 
 def _batches(n: int, size: int = 100) -> Iterable[Tensor]:

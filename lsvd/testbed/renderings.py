@@ -1,6 +1,7 @@
 """Rendered pictures kept on disk: drawn once, in chunks that depend only on the scene, the seed and their number."""
 
 import ast
+import copy
 import hashlib
 import inspect
 import io
@@ -10,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -58,6 +60,8 @@ class Chunks:
     `shape` is that of a row, checked if it is given. Raises ValueError, with the file's name, if one is damaged.
     """
 
+    held: Tensor | None = None
+
     def __init__(self, files: Iterable[Path], chunk: int, n: int, shape: tuple[int, ...] | None = None):
         self.parts = [_rows(file, min(chunk, n - i * chunk), shape) for i, file in enumerate(files)]
         self.chunk, self.n = chunk, n
@@ -67,8 +71,18 @@ class Chunks:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Rows, shape (b, ...), for row numbers of shape (b,), in the type they are stored in."""
+        if self.held is not None:
+            return self.held[index.to(self.held.device)]
         where = [divmod(i, self.chunk) for i in index.tolist()]
         return torch.from_numpy(np.stack([self.parts[part][row] for part, row in where]))
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same rows in a device's memory, so that batches do not cross over; on the CPU they stay on the disk."""
+        if torch.device(device).type == "cpu":
+            return self
+        other = copy.copy(self)
+        other.held = torch.cat([torch.from_numpy(np.array(part)).to(device) for part in self.parts])[: self.n]
+        return other
 
 
 def _rows(file: Path, least: int, shape: tuple[int, ...] | None) -> np.ndarray:

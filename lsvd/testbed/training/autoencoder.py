@@ -1,15 +1,23 @@
 """What the autoencoder learns."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from lsvd.backbones.checkpoints import read_model
 from lsvd.storage.files import replace_folder
 from lsvd.testbed.training import models
-from lsvd.testbed.training.jobs import Job, half, remedy
+from lsvd.testbed.training.jobs import Job, half, normal, remedy
+
+
+def _blocks(model: AutoencoderKL) -> list[ResnetBlock2D]:
+    """The residual blocks that come last on each level: all of their input passes by them, as it is."""
+    levels = [*model.encoder.down_blocks, *model.decoder.up_blocks]
+    return [level.resnets[-1] for level in levels if len(level.resnets) > 1]
 
 
 class Autoencoder(Job):
@@ -22,14 +30,23 @@ class Autoencoder(Job):
 
     part_of = "mini-sd"
     crops = 0.85  # fraction of the steps on crops
-    kl = 1e-3  # weight of the mean KL of a latent element
+    kl = 2e-4  # weight of the mean KL of a latent element
     psnr = 0.04  # weight of the mean logarithm of a picture's squared error
 
     def build(self) -> AutoencoderKL:
         model = models.autoencoder(size=self.recipe.size, **self.recipe.model)
         # A posterior that begins narrow: at unit width the decoder would see noise only, and learn to ignore it.
         nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], -6.0)
+        for block in _blocks(model):
+            nn.init.zeros_(block.conv2.weight)  # the block changes nothing to begin with: see begin_with
+            nn.init.zeros_(block.conv2.bias)
         return model
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """As Job.begin_with; weights of a model with fewer layers will do, since the others change nothing at first."""
+        known = self.model.state_dict()
+        added = {name: known[name] for name in known if name not in weights and ".resnets." in name}
+        self.model.load_state_dict({**added, **weights})
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         posterior = self.model.encode(pictures).latent_dist
@@ -44,8 +61,8 @@ class Autoencoder(Job):
         else:
             x = self.data[self.draw(g)]
         shrink = 2 ** (len(self.model.config.block_out_channels) - 1)
-        noise = torch.randn(len(x), 4, side // shrink, side // shrink, generator=g)
-        x, noise = (x * 2 - 1).to(self.device), noise.to(self.device)
+        x = (x * 2 - 1).to(self.device)
+        noise = normal((len(x), 4, side // shrink, side // shrink), g, self.device)
         with self.amp():
             y, mean, logvar = (o.float() for o in self.forward(x, noise))
         error = y - x

@@ -1,6 +1,7 @@
 """What the two kinds of diffusion model learn: mini-sd on latents with captions, the others on pictures alone."""
 
 import hashlib
+import inspect
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,10 +27,13 @@ from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.training import models
 from lsvd.testbed.training.clip import token_ids
-from lsvd.testbed.training.jobs import Job, forget_origin, half, newest, remedy, save_transformer
+from lsvd.testbed.training.jobs import Job, forget_origin, half, newest, normal, remedy, save_transformer
 
 GAMMA = 5.0
 """Where min-SNR weights are cut, the value of Hang et al. 2023 (arXiv 2303.09556)."""
+
+CAPTIONS = 8
+"""How many captions each picture of mini-sd's has: enough that it is hardly ever seen twice with the same one."""
 
 OFFSET = 0.1
 """Standard deviation of the shift of whole channels in mini-sd's noise in training.
@@ -61,9 +65,9 @@ def signal_to_noise(schedule: SchedulerMixin, t: Tensor) -> Tensor:
     return kept / (1 - kept)
 
 
-def offset_noise(shape: Sequence[int], g: torch.Generator) -> Tensor:
+def offset_noise(shape: Sequence[int], g: torch.Generator, device: str | torch.device = "cpu") -> Tensor:
     """Standard normal noise, shape (b, c, h, w), each channel shifted by a normal number of deviation OFFSET."""
-    return torch.randn(*shape, generator=g) + OFFSET * torch.randn(*shape[:2], 1, 1, generator=g)
+    return normal(shape, g, device) + OFFSET * normal((*shape[:2], 1, 1), g, device)
 
 
 def denoising_loss(error: Tensor, snr: Tensor, gamma: float) -> Tensor:
@@ -96,8 +100,10 @@ def size_loss(predicted: Tensor, error: Tensor, snr: Tensor, gamma: float) -> Te
 class TextDenoiser(Job):
     """v-prediction (Salimans and Ho 2022, arXiv 2202.00512) with min-SNR weights (Hang et al. 2023, arXiv 2303.09556).
 
-    Latents are computed once, by the autoencoder that is shipped; captions are drawn afresh at each step.
+    Latents are computed once, by the autoencoder that is shipped, and CAPTIONS captions of each picture drawn once.
     """
+
+    learns_from_pictures = False
 
     def build(self) -> UNet2DConditionModel:
         self.schedule = models.text_schedule()
@@ -139,25 +145,42 @@ class TextDenoiser(Job):
         vae, self.text = vae.to(self.device).eval(), text.to(self.device).requires_grad_(False)
         weights = (self.folders[0] / "diffusion_pytorch_model.safetensors").read_bytes()
         key = hashlib.sha256(weights + self.data.key.encode()).hexdigest()[:8]
+        batch = 32 if torch.device(self.device).type == "cpu" else 256
 
         def encode(number: int):
             rows = torch.arange(number * renderings.CHUNK, min((number + 1) * renderings.CHUNK, len(self.data)))
-            means = [vae.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in rows.split(32)]
+            means = [vae.encode((self.data[i] * 2 - 1).to(self.device)).latent_dist.mean for i in rows.split(batch)]
             return (torch.cat(means) * vae.config.scaling_factor).half().cpu().numpy()
 
         home = self.runs / "data" / f"latents-{self.scene.name}-{len(self.data)}-{key}"
         files = renderings.fill(home, -(-len(self.data) // renderings.CHUNK), encode, "encoding", progress=True)
         side = self.recipe.size // 2 ** (len(vae.config.block_out_channels) - 1)
-        self.latents = renderings.Chunks(
-            files, renderings.CHUNK, len(self.data), (vae.config.latent_channels, side, side)
-        )
+        latents = renderings.Chunks(files, renderings.CHUNK, len(self.data), (vae.config.latent_channels, side, side))
+        self.latents, self.captions = latents.to(self.device), self.describe_pictures().to(self.device)
+
+    def describe_pictures(self) -> renderings.Chunks:
+        """Token numbers of CAPTIONS captions of each picture, (n, CAPTIONS, TOKENS), int16, kept on the disk."""
+
+        def describe(number: int):
+            rows = torch.arange(number * renderings.CHUNK, min((number + 1) * renderings.CHUNK, len(self.data)))
+            values = self.data.values_at(rows)
+            g = renderings.generator(self.recipe.seed, CAPTIONS, number)
+            drawn = [token_ids(self.tokens, captions.balanced(values, g)) for _ in range(CAPTIONS)]
+            return torch.stack(drawn, 1).short().numpy()
+
+        about = (self.data.key, self.recipe.seed, CAPTIONS, self.tokens.get_vocab(), inspect.getsource(captions))
+        key = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
+        home = self.runs / "data" / f"captions-{self.scene.name}-{len(self.data)}-{key}"
+        files = renderings.fill(home, -(-len(self.data) // renderings.CHUNK), describe, "captions", progress=True)
+        return renderings.Chunks(files, renderings.CHUNK, len(self.data), (CAPTIONS, models.TOKENS))
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         index = self.draw(g)
-        x = self.latents[index].float()
-        t, noise = torch.randint(1000, (len(x),), generator=g), offset_noise(x.shape, g)
-        ids = token_ids(self.tokens, captions.balanced(self.data.values_at(index), g))
-        x, t, noise, ids = (tensor.to(self.device) for tensor in (x, t, noise, ids))
+        t = torch.randint(1000, (len(index),), generator=g).to(self.device)
+        which = torch.randint(CAPTIONS, (len(index),), generator=g)
+        x = self.latents[index].float().to(self.device)
+        noise = offset_noise(x.shape, g, self.device)
+        ids = self.captions[index][torch.arange(len(index)), which].long().to(self.device)
         with torch.no_grad():
             states = self.text(ids).last_hidden_state
         with self.amp():
@@ -200,10 +223,10 @@ class PixelDenoiser(Job):
         return models.pixel_denoiser(size=self.recipe.size, **self.recipe.model)
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
-        x = self.data[self.draw(g)] * 2 - 1
-        t, noise = torch.randint(1000, (len(x),), generator=g), torch.randn(x.shape, generator=g)
-        noise = noise * (SIZE_SPREAD * torch.randn(len(x), 1, 1, 1, generator=g)).exp()
-        x, t, noise = x.to(self.device), t.to(self.device), noise.to(self.device)
+        x = (self.data[self.draw(g)] * 2 - 1).to(self.device)
+        t = torch.randint(1000, (len(x),), generator=g).to(self.device)
+        noise = normal(x.shape, g, self.device)
+        noise = noise * (SIZE_SPREAD * normal((len(x), 1, 1, 1), g, self.device)).exp()
         with self.amp():
             predicted = self.forward(self.schedule.add_noise(x, noise, t), t).float()
         snr, error = signal_to_noise(self.schedule, t), predicted - noise

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -70,6 +71,7 @@ class Job:
     """
 
     part_of: str | None = None  # the model in which this one ships, if not by itself
+    learns_from_pictures = True  # and not from what is made of them beforehand
 
     def __init__(
         self,
@@ -117,6 +119,10 @@ class Job:
         """The untrained model."""
         raise NotImplementedError
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the untrained model weights to begin with. Raises RuntimeError if they are another architecture's."""
+        self.model.load_state_dict(weights)
+
     def freeze(self) -> None:
         """Keep the parameters that the recipe does not name as they are. Raises ValueError if it names none."""
         try:
@@ -139,9 +145,10 @@ class Job:
     def prepare(self, seed: int | None = None, n: int | None = None) -> None:
         """Render n pictures of a seed, those of the recipe unless given, on the device, unless they are on disk."""
         r, home, seed = self.recipe, self.runs / "data", self.recipe.renderings if seed is None else seed
-        self.data = renderings.pictures(
+        data = renderings.pictures(
             self.scene, n or r.pictures, r.size, seed, home, r.fixed, device=self.device, progress=True
         )
+        self.data = data.to(self.device) if self.learns_from_pictures else data
 
     def draw(self, g: torch.Generator, n: int | None = None) -> Tensor:
         """Row numbers of a batch, shape (n,)."""
@@ -211,6 +218,18 @@ class Job:
     def latest(self) -> nn.Module:
         """The model that was trained last in `runs`, else that in `weights`, in float32."""
         return self.stored(newest(self.runs, self.name, self.ships))
+
+
+def normal(shape: Sequence[int], g: torch.Generator, device: str | torch.device) -> Tensor:
+    """Standard normal numbers on a device, float32. They depend on the CPU's generator `g`, and on the kind of device.
+
+    A GPU draws them itself where it can: a batch of pictures takes a processor longer than the GPU learns from it.
+    """
+    if torch.device(device).type != "cpu":
+        with suppress(RuntimeError):
+            own = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=g)))
+            return torch.randn(*shape, generator=own, device=device)
+    return torch.randn(*shape, generator=g).to(device)
 
 
 def newest(runs: Path, name: str, shipped: Path) -> Path:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ class Watch:
         """Are the minutes up?"""
         minutes = self.settings.minutes
         return minutes is not None and time.monotonic() - self.began > minutes * 60
+
+    def part(self) -> float | None:
+        """How much of the minutes is over, 0 to 1, if the run is of as many steps as fit into them."""
+        if not self.settings.by_clock:
+            return None
+        return min(1.0, (time.monotonic() - self.began) / (self.settings.minutes * 60))
 
     def late(self) -> bool:
         """Is it time for a checkpoint?"""
@@ -82,24 +89,26 @@ def fit(
     first = run.step
     model.train()
     with _bar(run, processes) as shown, _asked_to_stop() as stopping:
-        while run.step < settings.steps:
-            value, stop, late = run.learn(loss, processes, lambda: (watch.over() or stopping.is_set(), watch.late()))
+        done = run.step >= settings.steps and not settings.by_clock
+        while not done:
+            run.part = watch.part()
+            value, over, asked, late = run.learn(loss, processes, partial(_wishes, watch, stopping))
             losses.append(value)
             shown.update()
             if run.step % settings.log_every == 0:
                 row = run.note(losses, watch.lap(len(losses)))
                 shown.set_postfix(loss=row[0], pictures_per_second=row[-1], refresh=False)
                 losses.clear()
-            done = run.step >= settings.steps
-            if stop and not done:
+            done = bool(over) if settings.by_clock else run.step >= settings.steps
+            if (over or asked) and not done:
                 _save(run, processes)
                 break
             if late or done:
                 _try_to_save(run, processes)
                 watch.saved = time.monotonic()
     speed = f", {watch.overall(run.step - first):.0f} pictures/s" if run.step > first else ""
-    log.info("%s: %d of %d steps%s", run.name, run.step, settings.steps, speed)
-    done = run.step >= settings.steps
+    of = "" if settings.by_clock else f" of {settings.steps}"
+    log.info("%s: %d%s steps%s", run.name, run.step, of, speed)
     run.finish(score if done else None)
     return done
 
@@ -107,8 +116,14 @@ def fit(
 def _bar(run: Run, processes: Processes):
     pause = 0.5 if sys.stderr.isatty() else 30  # a log file gets a line now and then
     progress = run.settings.progress and processes.first
-    options = {"total": run.settings.steps, "initial": run.step, "desc": run.name}
+    total = None if run.settings.by_clock else run.settings.steps
+    options = {"total": total, "initial": run.step, "desc": run.name}
     return bar(progress=progress, leave=True, mininterval=pause, **options)
+
+
+def _wishes(watch: Watch, stopping: threading.Event) -> tuple[bool, bool, bool]:
+    """Are the minutes up? Has somebody asked to stop? Is it time for a checkpoint?"""
+    return watch.over(), stopping.is_set(), watch.late()
 
 
 def _save(run: Run, processes: Processes) -> None:

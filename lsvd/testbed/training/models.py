@@ -24,14 +24,14 @@ TEXT_WIDTH = 128
 PICTURE, LATENT, PIXEL = 128, 32, 64  # sides of mini-sd's pictures, of its latents, of the pixel models' pictures
 
 
-def autoencoder(channels: tuple[int, ...] = (16, 32, 64), size: int = PICTURE) -> AutoencoderKL:
+def autoencoder(channels: tuple[int, ...] = (16, 32, 64), size: int = PICTURE, layers: int = 2) -> AutoencoderKL:
     """Variational autoencoder: pictures (n, 3, size, size) to latents (n, 4, size/4, size/4)."""
     levels = len(channels)
     return AutoencoderKL(
         sample_size=size,
         latent_channels=4,
         block_out_channels=channels,
-        layers_per_block=1,
+        layers_per_block=layers,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         norm_num_groups=8,

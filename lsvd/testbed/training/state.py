@@ -23,7 +23,8 @@ from lsvd.testbed.training.processes import Processes
 
 Loss = Callable[[int, torch.Generator], Tensor]
 Score = Callable[[], float]  # of the model as it is
-FREE = ("steps", "minutes", "save_minutes", "log_every", "progress")  # settings that may change when a run goes on
+# Settings that may change when a run goes on.
+FREE = ("steps", "minutes", "by_clock", "save_minutes", "log_every", "progress")
 COLUMNS = ("step", "loss", "lr", "pictures_per_second")
 CHECKPOINT, LOSSES = "checkpoint.safetensors", "loss.csv"
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 class Settings:
     """How long and how fast to train. `minutes` stops early, to go on another time; the decay follows `steps`.
 
+    `by_clock`: the run is of as many steps as fit into the minutes, and the decay follows these.
     `averages` are the widths of the moving averages of the weights that are kept, as parts of the run so far.
     """
 
@@ -45,15 +47,19 @@ class Settings:
     clip: float = 1.0
     averages: tuple[float, ...] = (0.03, 0.08, 0.16)
     minutes: float | None = None
+    by_clock: bool = False
     save_minutes: float = 10.0
     log_every: int = 50
     progress: bool = True
 
 
-def rate(step: int, settings: Settings) -> float:
-    """Learning rate at a step: a linear warm-up, then half a cosine down to final_lr."""
+def rate(step: int, settings: Settings, part: float | None = None) -> float:
+    """Learning rate at a step: a linear warm-up, then half a cosine down to final_lr.
+
+    part: how much of the run is over, 0 to 1, if that is not a matter of steps.
+    """
     warm = min(1.0, (step + 1) / max(1, settings.warmup))
-    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps)))
+    decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps if part is None else part)))
     return settings.lr * warm * (settings.final_lr + (1 - settings.final_lr) * decay)
 
 
@@ -89,9 +95,12 @@ class Run:
         self.model, self.settings, self.about, self.name = model, settings, about, folder.name
         self.path, self.losses = folder / CHECKPOINT, folder / LOSSES
         self.averages = {str(width): deepcopy(model).requires_grad_(False) for width in settings.averages}
+        self.tensors = _floating(model)  # listed once: in each step that takes longer than the averages themselves
+        self.averaged = {width: _floating(self.averages[str(width)]) for width in settings.averages}
         self.trained = [p for p in model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.trained, settings.lr, weight_decay=settings.weight_decay)
         self.step, self.rows = 0, []
+        self.part: float | None = None  # of the run that is over, where the clock says so
         if self.path.exists():
             self.restore()
 
@@ -112,19 +121,18 @@ class Run:
     def advance(self) -> None:
         """Take a step down the gradients that are there."""
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(self.step, self.settings)
+            group["lr"] = rate(self.step, self.settings, self.part)
         nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         with torch.no_grad():
-            tensors = _floating(self.model)
-            for width, average in self.averages.items():
-                torch._foreach_lerp_(_floating(average), tensors, 1 - averaging(self.step, float(width)))
+            for width, average in self.averaged.items():
+                torch._foreach_lerp_(average, self.tensors, 1 - averaging(self.step, width))
         self.step += 1
 
     def note(self, losses: list[float], speed: float) -> tuple[str, ...]:
         """Add the mean of the last losses and the throughput to the log; returns its row without the step."""
-        row = (f"{sum(losses) / len(losses):.6f}", f"{rate(self.step, self.settings):.3e}", f"{speed:.1f}")
+        row = (f"{sum(losses) / len(losses):.6f}", f"{rate(self.step, self.settings, self.part):.3e}", f"{speed:.1f}")
         self.rows.append((self.step, *row))
         return row
 

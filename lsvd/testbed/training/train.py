@@ -4,6 +4,8 @@ Everything that a run writes goes into a folder of its own in --runs, named by t
 its checkpoint, its losses with the pictures learned from per second, and at the end its weights. mini-sd and mini-clip
 take the parts that were trained last there, before those that ship. --publish replaces the weights that ship.
 
+--minutes stops a run, to go on another time; with --by-clock its length is as many steps as fit into the minutes.
+
 A run that was stopped, by Ctrl-C or by --minutes, goes on where it was when it is started again with the same options;
 only --steps, --minutes and --device may differ. --export writes the weights of what a stopped run has reached.
 
@@ -43,7 +45,7 @@ def begin(work: Job) -> None:
             beginning = work.shipped()
         else:
             beginning = job(name, RECIPES[name], work.runs, work.weights).latest()
-        work.model.load_state_dict(beginning.state_dict())
+        work.begin_with(beginning.state_dict())
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"cannot begin with the weights of {name} ({_first_line(error)})") from error
 
@@ -167,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     count = _positive(int)
     parser.add_argument("--steps", type=count, help="length of the whole run; the learning rate decays to zero over it")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, to go on another time")
+    parser.add_argument("--by-clock", action="store_true", help="as many steps as fit into --minutes, not --steps")
     parser.add_argument("--batch", type=count, help="pictures of a step, in all processes together")
     parser.add_argument("--lr", type=_positive(float))
     parser.add_argument("--pictures", type=count, help="how many renderings to learn from")
@@ -183,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     check_device(options.device)
     processes = Processes(options.device)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
+    torch.backends.cudnn.benchmark = True  # batches are all of one size
     for name in names:
         try:
             if not _run(name, options, processes):
@@ -198,7 +202,9 @@ def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
     given |= {"start": name if options.from_shipped else None}
     recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
     work = job(name, recipe, options.runs, options.weights, options.device, processes)
-    settings = work.settings(minutes=options.minutes)
+    if options.by_clock and options.minutes is None:
+        raise ValueError("--by-clock fills the time that --minutes gives: give both")
+    settings = work.settings(minutes=options.minutes, by_clock=options.by_clock)
     if options.publish and options.name == name:
         work.check_ships()
     if options.export:

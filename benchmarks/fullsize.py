@@ -205,7 +205,7 @@ def measure(name: str, way: str, folder: Path, steps: int, device: str = "cpu") 
     """Load the model in `folder`, and draw one picture in a way: what it took. On the CPU for a process of its own.
 
     peak: the most memory in bytes that the process has had since the model was loaded, on a GPU what torch has had
-    there; held: what it had then. On a GPU two steps are drawn before, untimed, which load its kernels.
+    there; held: what it had then. On a GPU all of it is done before, untimed, in few steps, which loads its kernels.
     """
     gc.collect()  # the model before, which would count as held
     entry, loading = REGISTRY[name], perf_counter()
@@ -215,6 +215,8 @@ def measure(name: str, way: str, folder: Path, steps: int, device: str = "cpu") 
     with torch.no_grad():
         if device != "cpu":
             _draw(pipe, entry, 2)
+            if backbone:
+                _edited(backbone, entry, STEPS, way)
         _forget_peak(device)
         held = _memory("VmRSS", device)
         with spending(pipe.unet, device) as spent:

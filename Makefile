@@ -45,10 +45,10 @@ unexport LSVD_OUTPUTS LSVD_MEASUREMENTS PYTHONOPTIMIZE PYTHONHOME PYTHONSAFEPATH
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help env ready reproduce test trials docs format lab explore train measure survey edits bench bench-full matrix bless pins clean
+.PHONY: help env ready reproduce test trials docs format lab explore train measure survey edits bench bench-full bench-device matrix bless pins clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 env: $(ENVIRONMENT) ## make .venv with the pinned packages (the other commands do it when it is needed)
 
@@ -111,6 +111,9 @@ bench: ready ## time what claims to be fast against its reference: outputs/table
 
 bench-full: ready ## time an edit with models of full size and random weights, some 15 minutes: outputs/tables/fullsize.csv
 	@exec "$$PY" -m benchmarks.fullsize
+
+bench-device: ready ## time the parts of an edit on DEVICE=cuda and on the CPU: outputs/tables/device.csv
+	@exec "$$PY" -m benchmarks.device $${DEVICE:+--device "$$DEVICE"}
 
 matrix: ready ## try every family of diffusers pipelines: outputs/tables/families.csv
 	@LSVD_MATRIX=1 "$$PY" -m pytest -q tests/backbones/test_families.py

@@ -6,9 +6,13 @@ of its own: seconds, and the peak of the process's memory from the loaded model 
 back to the system at once: else the peak holds what the allocator keeps for later as well, which varies by some percent
 from run to run. outputs/tables/fullsize.csv gets a row for each as soon as it is there. Measure on an idle machine with
 12 GiB of memory and 4 GB of disk; with two cores it takes 15 minutes to half an hour.
+
+On a GPU (--device cuda) models compute in float16, memory is what torch has allocated there, the times end when the
+GPU is done, and Stable Diffusion is edited by low-rank guidance as well.
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -16,7 +20,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +48,18 @@ from lsvd.avi.edit import draw_pair, edit_between
 from lsvd.avi.placement import Placement
 from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import REGISTRY, Entry
+from lsvd.guidance.settings import LowRank
 from lsvd.paths import outputs
 from lsvd.sampling import trajectory
 from lsvd.storage.files import update_csv
+from lsvd.testbed.training.train import check_device
 
 log = logging.getLogger(__name__)
 STEPS = 8
 PROMPTS = "a person", "an old person"
 WAYS = "plain", "edit", "one batch"
-KEYS = ["name", "way"]
+LOW_RANK = "low-rank"  # on a GPU, for models with prompts
+KEYS = ["name", "device", "dtype", "way"]
 # glibc's, in bytes: blocks from this size on are mapped one by one
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
@@ -167,68 +174,93 @@ class Spent:
 
 
 @contextmanager
-def spending(network: nn.Module) -> Iterator[Spent]:
+def spending(network: nn.Module, device: str = "cpu") -> Iterator[Spent]:
     """Time what is done within, and the network's part in it."""
-    spent, start = Spent(), perf_counter()
+
+    def now() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize(device)  # whose work is only queued when a call returns
+        return perf_counter()
+
+    spent, start = Spent(), now()
     begun = []
 
     def after(*_: Any) -> None:
-        spent.denoising += perf_counter() - begun.pop()
+        spent.denoising += now() - begun.pop()
         spent.calls += 1
 
     handles = [
-        network.register_forward_pre_hook(lambda *_: begun.append(perf_counter())),
+        network.register_forward_pre_hook(lambda *_: begun.append(now())),
         network.register_forward_hook(after),
     ]
     try:
         yield spent
     finally:
-        spent.seconds = perf_counter() - start
+        spent.seconds = now() - start
         for handle in handles:
             handle.remove()
 
 
-def measure(name: str, way: str, folder: Path, steps: int) -> dict[str, float | int]:
-    """Load the model in `folder`, and draw one picture in a way: what it took. For a process of its own.
+def measure(name: str, way: str, folder: Path, steps: int, device: str = "cpu") -> dict[str, float | int]:
+    """Load the model in `folder`, and draw one picture in a way: what it took. On the CPU for a process of its own.
 
-    peak: the most memory in bytes that the process has had since the model was loaded; held: what it had then.
+    peak: the most memory in bytes that the process has had since the model was loaded, on a GPU what torch has had
+    there; held: what it had then. On a GPU all of it is done before, untimed, in few steps, which loads its kernels.
     """
+    gc.collect()  # the model before, which would count as held
     entry, loading = REGISTRY[name], perf_counter()
-    backbone = backbones.load(folder) if way != "plain" else None
-    pipe = backbone.pipe if backbone else _plain(folder)
+    backbone = backbones.load(folder, device, precision(device)) if way != "plain" else None
+    pipe = backbone.pipe if backbone else _plain(folder, device)
     loaded = perf_counter() - loading
-    _forget_peak()
-    held = _memory("VmRSS")
-    with torch.no_grad(), spending(pipe.unet) as spent:
-        if backbone is None:
-            options = {"prompt": PROMPTS[0], "guidance_scale": entry.guidance} if entry.guidance else {}
-            pipe(**options, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
-        else:
-            picture = backbone.decode(_edited(backbone, entry, steps, together=way == "one batch"))
-            if not picture.isfinite().all():
-                raise ValueError(f"{name}: the picture is not finite")
+    with torch.no_grad():
+        if device != "cpu":
+            _draw(pipe, entry, 2)
+            if backbone:
+                _edited(backbone, entry, STEPS, way)
+        _forget_peak(device)
+        held = _memory("VmRSS", device)
+        with spending(pipe.unet, device) as spent:
+            if backbone is None:
+                _draw(pipe, entry, steps)
+            else:
+                picture = backbone.decode(_edited(backbone, entry, steps, way))
+                if not picture.isfinite().all():
+                    raise ValueError(f"{name}: the picture is not finite")
     costs = {"parameters": sum(p.numel() for p in pipe.unet.parameters()), "load_seconds": loaded}
     costs |= {"calls": spent.calls, "seconds": spent.seconds, "denoising": spent.denoising}
     # the system counts pages by the thread, and may not have counted the last few of a peak
-    return costs | {"held": held, "peak": max(held, _memory("VmHWM"))}
+    return costs | {"held": held, "peak": max(held, _memory("VmHWM", device))}
 
 
-def _plain(folder: Path) -> DiffusionPipeline:
+def precision(device: str) -> torch.dtype:
+    """What a model computes in on a device: half precision on all but the CPU."""
+    return torch.float32 if device == "cpu" else torch.float16
+
+
+def _plain(folder: Path, device: str) -> DiffusionPipeline:
     """The pipeline as anybody would load it; the unconditional one samples by DDIM, as ours does."""
     kind = json.loads((folder / "model_index.json").read_text())["_class_name"]
     pipe = (DDIMPipeline if kind == "DDPMPipeline" else StableDiffusionPipeline).from_pretrained(
-        folder, torch_dtype=torch.float32
+        folder, torch_dtype=precision(device)
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(device)
 
 
-def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Tensor:
+def _draw(pipe: DiffusionPipeline, entry: Entry, steps: int) -> None:
+    """A picture by a pipeline as it is."""
+    options = {"prompt": PROMPTS[0], "guidance_scale": entry.guidance} if entry.guidance else {}
+    pipe(**options, num_inference_steps=steps, generator=torch.Generator().manual_seed(0))
+
+
+def _edited(backbone: Backbone, entry: Entry, steps: int, way: str) -> Tensor:
     """The codes of an edited picture, shape (1, C, H, W): by another prompt, or without prompts by another seed."""
+    together = way == "one batch"
     if backbone.kind == "text-to-image":
         request = {"steps": steps, "guidance": entry.guidance}
         if not together:
-            return avi.edit_prompt(backbone, *PROMPTS, **request).edited.final
+            method = LowRank() if way == LOW_RANK else None
+            return avi.edit_prompt(backbone, *PROMPTS, method=method, **request).edited.final
         places = Placement().filled(entry).on(backbone.schedule(steps))
         settings = trajectory.Settings.of(backbone, PROMPTS[0], 0, **request)
         pair = draw_pair(backbone, settings, PROMPTS[1], places, (places.t, places.t_target), together=True)
@@ -243,16 +275,22 @@ def _edited(backbone: Backbone, entry: Entry, steps: int, together: bool) -> Ten
     return edit_between(backbone, source, target, places, avi.AVIConfig()).edited.final
 
 
-def _forget_peak() -> None:
-    """Begin the process's peak of memory again, where the system can."""
+def _forget_peak(device: str) -> None:
+    """Begin the peak of memory again, where the system can."""
+    if device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         log.warning("this system cannot restart the peak of memory: it includes the loading of the model")
 
 
-def _memory(field: str) -> int:
-    """VmRSS or VmHWM of the process in bytes, or where there is none, the peak since it began."""
+def _memory(field: str, device: str = "cpu") -> int:
+    """VmRSS or VmHWM of the process in bytes, or where there is none, the peak since it began; a GPU's likewise."""
+    if device != "cpu":
+        return (torch.cuda.memory_allocated if field == "VmRSS" else torch.cuda.max_memory_allocated)(device)
     try:
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(lines[field].split()[0]) * 1024
@@ -260,19 +298,29 @@ def _memory(field: str) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def row(name: str, way: str, steps: int, costs: dict[str, float | int], plain: dict[str, float | int]) -> dict:
+def row(
+    name: str,
+    way: str,
+    steps: int,
+    costs: dict[str, float | int],
+    plain: dict[str, float | int],
+    device: str = "cpu",
+) -> dict:
     """A row of the table: of two trajectories' time and of the plain pipeline's memory, the share that it took."""
+    digits = 1 if device == "cpu" else 3
     gib = {key: f"{costs[key] / 2**30:.2f}" for key in ("held", "peak")}
     return {
         "name": name,
+        "device": "cpu" if device == "cpu" else torch.cuda.get_device_name(device),
+        "dtype": str(precision(device)).removeprefix("torch."),
         "way": way,
         "parameters": costs["parameters"],
         "steps": steps,
         "threads": torch.get_num_threads(),
         "calls": costs["calls"],
         "load_seconds": f"{costs['load_seconds']:.1f}",
-        "seconds": f"{costs['seconds']:.1f}",
-        "denoising": f"{costs['denoising']:.1f}",
+        "seconds": f"{costs['seconds']:.{digits}f}",
+        "denoising": f"{costs['denoising']:.{digits}f}",
         "of_two_trajectories": f"{costs['seconds'] / (2 * plain['seconds']):.3f}",
         "held_gib": gib["held"],
         "peak_gib": gib["peak"],
@@ -280,7 +328,7 @@ def row(name: str, way: str, steps: int, costs: dict[str, float | int], plain: d
     }
 
 
-def run(name: str, steps: int, folder: Path | None = None) -> None:
+def run(name: str, steps: int, folder: Path | None = None, device: str = "cpu") -> None:
     """Build, save and measure one model in every way, and write the table.
 
     folder: where the model is kept, and taken from if it is there; a temporary one if None. Raises ValueError if a
@@ -291,20 +339,46 @@ def run(name: str, steps: int, folder: Path | None = None) -> None:
         if not (home / "model_index.json").is_file():
             log.info("%s: building and saving", name)
             torch.manual_seed(0)
-            save(MODELS[name](), home)
+            save(_built(name, device), home)
         costs = {}
-        for way in WAYS:
+        for way in ways(name, device):
             log.info("%s: %s, %d steps", name, way, steps)
-            costs[way] = _in_a_process(name, way, home, steps)
-            line = row(name, way, steps, costs[way], costs["plain"])
-            update_csv(outputs("tables", "fullsize.csv"), [line], KEYS, [*MODELS])
+            # torch restarts the count of a GPU's memory, which a process cannot do with its own everywhere
+            taken = measure if device != "cpu" else _in_a_process
+            costs[way] = taken(name, way, home, steps, device)
+            line = row(name, way, steps, costs[way], costs["plain"], device)
+            update_csv(outputs("tables", "fullsize.csv"), [line], KEYS, _place)
             log.info("%s", ", ".join(f"{key} {value}" for key, value in line.items() if key not in KEYS))
 
 
-def _in_a_process(name: str, way: str, folder: Path, steps: int) -> dict[str, float | int]:
+def _place(line: Mapping[str, str]) -> tuple:
+    """Where a row stands in the table: the CPU's before others', in the order of the ways."""
+    return [*MODELS].index(line["name"]), line["device"] != "cpu", line["device"], (*WAYS, LOW_RANK).index(line["way"])
+
+
+def ways(name: str, device: str) -> tuple[str, ...]:
+    """The ways that are measured of a model on a device."""
+    return (*WAYS, LOW_RANK) if device != "cpu" and REGISTRY[name].guidance else WAYS
+
+
+def _built(name: str, device: str) -> DiffusionPipeline:
+    """A model with random weights, drawn on the device in the dtype that they are saved in, where that is faster."""
+    if device == "cpu":
+        return MODELS[name]()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        with torch.device(device):
+            return MODELS[name]()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _in_a_process(name: str, way: str, folder: Path, steps: int, device: str) -> dict[str, float | int]:
     command = [sys.executable, "-m", "benchmarks.fullsize", name, "--way", way, "--folder", str(folder)]
     surroundings = os.environ | GIVE_BACK
-    done = subprocess.run([*command, "--steps", str(steps)], capture_output=True, text=True, env=surroundings)
+    command += ["--steps", str(steps), "--device", device]
+    done = subprocess.run(command, capture_output=True, text=True, env=surroundings)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it was stopped, perhaps for want of memory"])[-1]
         raise ValueError(f"{name}, {way}: {last}")
@@ -318,21 +392,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MODELS)}; all if none is given")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each trajectory ({STEPS})")
+    parser.add_argument("--device", default="cpu", help="cpu, or a GPU such as cuda (cpu)")
     parser.add_argument("--folder", type=Path, help="where to keep the models; by default they are removed afterwards")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # one measurement, in this process
+    parser.add_argument("--way", choices=(*WAYS, LOW_RANK), help=argparse.SUPPRESS)  # one measurement, in this process
     options = parser.parse_args(arguments)
     strange = [name for name in options.names if name not in MODELS]
     if strange:
         parser.error(f"no model {', '.join(strange)}: choose from {', '.join(MODELS)}")
     if options.steps < 3:
         parser.error(f"{options.steps} steps leave no room for an edit: take at least 3")
+    if options.device != "cpu" and torch.device(options.device).type != "cuda":
+        parser.error(f"memory cannot be measured on {options.device}: choose cpu or cuda")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        check_device(options.device)
         if options.way:
-            sys.stdout.write(json.dumps(measure(options.names[0], options.way, options.folder, options.steps)) + "\n")
+            where = options.folder, options.steps, options.device
+            measured = measure(options.names[0], options.way, *where)
+            sys.stdout.write(json.dumps(measured) + "\n")
             return 0
         for name in dict.fromkeys(options.names or MODELS):
-            run(name, options.steps, options.folder)
+            run(name, options.steps, options.folder, options.device)
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from error
     return 0

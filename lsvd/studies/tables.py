@@ -78,6 +78,9 @@ TABLES: dict[str, dict[str, Column]] = {
     "explorer": {"what": "what", "seconds, median": "median", "least": "least", "most": "most"},
     "fullsize": {
         "model": "name",
+        "device": "device",
+        "dtype": "dtype",
+        "steps": "steps",
         "picture": "way",
         "calls of the UNet": "calls",
         "seconds": "seconds",
@@ -209,7 +212,8 @@ def registry() -> str:
     """The checkpoints of the hub that have a name: their defaults, and an edit's memory where it was measured."""
     from lsvd.backbones.registry import EMBEDDED, REGISTRY  # loads torch, which no other table needs
 
-    peaks = {row["name"]: row["peak_gib"] for row in read("fullsize") if row["way"] == "edit"}
+    measured = [row for row in read("fullsize") if row["device"] == "cpu" and row["way"] == "edit"]
+    peaks = {row["name"]: row["peak_gib"] for row in measured}
     heads = ("name", "is", "on the hub", "pixels", "steps", "guidance", "dtype on a GPU")
     lines = [f"| {' | '.join(heads)} | memory of an edit, float32 | tried with random weights |", f"|{'---|' * 9}"]
     for name, entry in REGISTRY.items():

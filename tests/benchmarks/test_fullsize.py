@@ -59,6 +59,24 @@ def test_what_a_picture_takes(saved):
         assert 0 < each["denoising"] < each["seconds"] and 0 < each["held"] <= each["peak"]
 
 
+def test_a_model_is_built_elsewhere_in_half_precision(monkeypatch, tmp_path):
+    monkeypatch.setattr(fullsize, "MODELS", TINY)
+    for name in TINY:
+        pipe = fullsize._built(name, "cpu:0")
+        assert pipe.unet.dtype == torch.float16 and torch.get_default_dtype() == torch.float32
+        fullsize.save(pipe, tmp_path / name)
+        backbone = backbones.load(tmp_path / name)
+        fullsize._draw(backbone.pipe, fullsize.REGISTRY[name], 2)
+
+
+def test_low_rank_guidance_is_measured_on_devices(tmp_path):
+    assert fullsize.ways("sd21", "cuda") == (*fullsize.WAYS, fullsize.LOW_RANK)
+    assert fullsize.ways("sd21", "cpu") == fullsize.ways("ddpm-celebahq", "cuda") == fullsize.WAYS
+    fullsize.save(tiny_pipeline(), tmp_path)
+    # each step in its window takes the target's prediction along
+    assert fullsize.measure("sd21", fullsize.LOW_RANK, tmp_path, 8)["calls"] == 8
+
+
 def test_a_row():
     plain = FOUND | {"peak": 2**31}
     line = fullsize.row("sd21", "edit", 4, FOUND | {"seconds": 15.0, "peak": 2**31 + 2**30}, plain)
@@ -77,7 +95,11 @@ def test_the_table(monkeypatch, tmp_path):
 
 
 def test_bad_arguments(monkeypatch, capsys, tmp_path):
-    for arguments, said in ((["sd3"], "no model sd3"), (["--steps", "2"], "no room for an edit")):
+    for arguments, said in (
+        (["sd3"], "no model sd3"),
+        (["--steps", "2"], "no room for an edit"),
+        (["--device", "mps"], "cpu or cuda"),
+    ):
         with pytest.raises(SystemExit):
             fullsize.main(arguments)
         assert said in capsys.readouterr().err
@@ -91,7 +113,7 @@ def test_bad_arguments(monkeypatch, capsys, tmp_path):
 def test_the_table_keeps_the_limits():
     root = Path(__file__).resolve().parents[2]
     with (root / "outputs" / "tables" / "fullsize.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["device"] == "cpu"]
     assert [(row["name"], row["way"]) for row in rows] == [(n, way) for n in fullsize.MODELS for way in fullsize.WAYS]
     for row in rows:
         # what an edit may cost: two trajectories and 2%, and 5% more memory, but for the small DDPM's as one batch

@@ -1,5 +1,6 @@
-"""Where tensors are made that nobody says a device of."""
+"""The device of a process, and where tensors are made that nobody says a device of."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,3 +18,14 @@ def cpu_by_default() -> Iterator[None]:
         return
     with torch.device("cpu"):
         yield
+
+
+def of_process(device: str) -> str:
+    """The device that this process is to take: of "cuda", the one with the number $LOCAL_RANK, if it is set.
+
+    Launchers such as torchrun number the processes of a machine by it; more of them than devices share these.
+    """
+    rank = os.environ.get("LOCAL_RANK", "")
+    if device != "cuda" or not rank.isdecimal() or not (count := torch.cuda.device_count()):
+        return device
+    return f"cuda:{int(rank) % count}"

@@ -1,6 +1,6 @@
 """Measure readers and generators, and keep it in outputs/tables: reader.csv and backbones.csv, and sheets of samples.
 
-Samples are kept in the cache: a stopped run goes on.
+Samples are kept in the cache: a stopped run goes on, and several processes of this command share the work.
 """
 
 import argparse
@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure; 1 if, with no names given, the weights of some are missing."""
+    from lsvd.backbones.devices import of_process
     from lsvd.testbed import evaluate
 
-    return 1 if evaluate.measure(options.names, options.samples, options.device) else 0
+    return 1 if evaluate.measure(options.names, options.samples, of_process(options.device)) else 0

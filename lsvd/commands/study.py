@@ -3,7 +3,7 @@
 editing tries all settings on seeds of their own (outputs/tables/sweep.csv), then measures each method's best within
 budgets of side effects on other seeds; strength measures one setting at many strengths; ablation one setting without
 one loss at a time. All together takes three hours of one core. What was measured is not measured again, and a stopped
-run goes on.
+run goes on. Several processes of the same command, on one machine or on machines that share its folder, share the work.
 
 By name only: comparison holds low-rank guidance and AVI against other editors (measurements/comparison,
 outputs/tables/comparison.csv), for any text-to-image backbone: without a reader by CLIP score, FID and LPIPS alone.
@@ -39,10 +39,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure the studies."""
+    from lsvd.backbones.devices import of_process
     from lsvd.checks import known
     from lsvd.studies.rig import load_rig
 
     names = [known(name, (*STUDIES, *OTHERS), "study") for name in options.names] or STUDIES
+    options.device = of_process(options.device)
     try:
         rig = load_rig(options.backbone, options.device) if {*names} - {COMPARISON, "coverage"} else None
         for name in names:

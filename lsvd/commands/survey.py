@@ -1,7 +1,7 @@
 """Measure how pictures respond when bands of their singular values are scaled, and keep it in measurements/responses.
 
 64 seeds of all four models take some 40 minutes on two cores. What was measured is not measured again, and a stopped
-run goes on.
+run goes on. Several processes of this command share the work.
 """
 
 import argparse
@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Survey the models."""
+    from lsvd.backbones.devices import of_process
     from lsvd.studies import survey
 
-    survey.survey_models(options.names, options.samples, options.device)
+    survey.survey_models(options.names, options.samples, of_process(options.device))

@@ -51,6 +51,10 @@ class WriteError(OSError):
     """A file or folder could not be written; the message says which and what to do, `errno` says why."""
 
 
+class InUseError(WriteError):
+    """A folder or file that another process works with; the message says what to do."""
+
+
 class ReadError(OSError):
     """A file is there and could not be read; the message says which and what to do, `errno` says why."""
 
@@ -316,7 +320,7 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:
 def _locked(path: Path, busy: str = "") -> Iterator[None]:
     """Hold the only lock on path, which ends with the process; its file is gone afterwards.
 
-    Waits for it, or with `busy` raises WriteError, which says so, where another process holds it.
+    Waits for it, or with `busy` raises InUseError, which says so, where another process holds it.
     """
     from filelock import FileLock, Timeout  # takes as long to import as the rest of the command line
 
@@ -327,7 +331,7 @@ def _locked(path: Path, busy: str = "") -> Iterator[None]:
         try:
             held.acquire(timeout=0 if busy else -1)
         except Timeout as error:
-            raise WriteError(f"{path} is in use by another process: {busy}") from error
+            raise InUseError(f"{path} is in use by another process: {busy}") from error
     try:
         yield
     finally:
@@ -338,7 +342,7 @@ def _locked(path: Path, busy: str = "") -> Iterator[None]:
 
 
 def alone(path: str | Path, remedy: str) -> AbstractContextManager[None]:
-    """Be the only process that works in a folder, or raise WriteError with the remedy."""
+    """Be the only process that works in a folder, or raise InUseError, a WriteError, with the remedy."""
     return _locked(Path(path), remedy)
 
 

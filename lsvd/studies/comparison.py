@@ -28,7 +28,7 @@ from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage.files import update_csv
 from lsvd.studies import merit
 from lsvd.studies.editors import METHODS, Editor, tries
-from lsvd.studies.editors.measuring import Bench, Measured, Outcome, drawn, reference, stage
+from lsvd.studies.editors.measuring import Bench, Measured, Outcome, drawn, references, stage
 from lsvd.studies.tables import FOUR
 from lsvd.studies.ways import ATTRIBUTES
 
@@ -157,7 +157,7 @@ def measure(bench: Bench, plan: Plan | None = None, *, folder: str | Path | None
     chosen = choose(tried, bench.judge is not None)
     kept = [editor for group in chosen.values() for editor in group]
     reported = stage(bench, plan.attributes, kept, plan.reported, **shared)
-    drawn = {name: reference(bench, name, plan.references, plan.chunk, folder) for name in plan.attributes}
+    drawn = references(bench, plan.attributes, plan.references, **shared)
     return Result(bench.backbone.name, plan, tried, chosen, reported, drawn, bench.judge is not None)
 
 

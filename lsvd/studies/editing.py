@@ -181,7 +181,9 @@ def deviation(rig: Rig, pictures: Mapping[str, Tensor], before: Tensor, measured
     """
     reading, largest = rig.judge.read(before), 0.0
     for name, after in pictures.items():
-        had, _, side = compare(reading, rig.judge.read(after), rig.judge.scene, ATTRIBUTES[name])
+        had, _, side = (
+            part.cpu() for part in compare(reading, rig.judge.read(after), rig.judge.scene, ATTRIBUTES[name])
+        )
         outcome, n = measured[name][way], len(side)
         if not had.equal(outcome.had[:n]):
             return float("inf")

@@ -6,11 +6,12 @@ codes, and an exchange of their leading triplets. A reader says of each picture 
 far everything else has moved.
 
 Measurements lie in measurements/edits, named by a digest of weights, reader and settings. Each way is kept in
-build/cache as well, so a stopped run goes on.
+build/cache as well, so a stopped run goes on, and several processes share the work.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from lsvd.avi.placement import Placement
 from lsvd.backbones.models import Backbone
 from lsvd.checks import check_seeds
 from lsvd.paths import measurements
-from lsvd.progress import bar
 from lsvd.sampling import trajectory
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.storage import results
+from lsvd.storage.files import check_writable
+from lsvd.storage.sharing import Piece, collect, remembered, work_off
 from lsvd.storage.tensors import Spec
 from lsvd.studies.rig import Rig
 from lsvd.studies.ways import ATTRIBUTES, LEARNED, SOURCE, Way, target_prompt
@@ -120,11 +122,15 @@ def mean_change(rig: Rig, source: str, target: str, way: Way) -> Tensor:
 def of_attributes(
     rig: Rig, ways: Sequence[Way], seeds: Sequence[int], *, features: bool = True, progress: bool = False
 ) -> Measured:
-    """The outcomes of ways for each of ATTRIBUTES. Arguments and errors as `outcomes`."""
-    return {
-        name: outcomes(rig, wanted, ways, seeds, features=features, progress=progress)
-        for name, wanted in ATTRIBUTES.items()
-    }
+    """The outcomes of ways for each of ATTRIBUTES, worked off together. Arguments and errors as `outcomes`."""
+    source = _Source(rig, SOURCE, check_seeds(seeds))
+    attributes = {name: _Edits(source, wanted, tuple(ways), features) for name, wanted in ATTRIBUTES.items()}
+    missing = [edit for edit in attributes.values() if not edit.file.exists()]
+    for edit in missing:
+        check_writable(edit.file)
+    pieces = [piece for edit in missing for piece in edit.pieces]
+    made = work_off(pieces, title=f"{rig.backbone.name}, edits", progress=progress)
+    return {name: edit.outcomes(made if edit in missing else None, progress) for name, edit in attributes.items()}
 
 
 def photos(measured: Measured) -> Measured:
@@ -149,20 +155,9 @@ def outcomes(
     folder: where it is kept, measurements("edits") if None. Raises ValueError for bad arguments, KeyError for a factor
     or level that the scene does not have, and WriteError, before anything is measured, where it cannot be kept.
     """
-    seeds, ways = check_seeds(seeds), list(ways)
-    if len(set(map(repr, ways))) < len(ways) or not ways:
-        raise ValueError("no way is given, or one is given twice: give each once")
-    about = {**rig.identity, "source": source, "wanted": dict(wanted), "seeds": list(seeds)}
-    made_by = {**about, "ways": [way.key() for way in ways], **({} if features else {"features": False})}
-    tensors = results.remember(
-        rig.backbone.name,
-        made_by,
-        lambda: _measure(rig, wanted, ways, seeds, source, about, features, progress),
-        folder=folder or measurements("edits"),
-        specs=_specs(len(ways), len(seeds), features),
-        must_keep=True,
+    return _Edits(_Source(rig, source, check_seeds(seeds)), wanted, tuple(ways), features, folder).outcomes(
+        None, progress
     )
-    return {way: Outcome(**{name: values[i] for name, values in tensors.items()}) for i, way in enumerate(ways)}
 
 
 def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
@@ -173,31 +168,97 @@ def _specs(ways: int, pictures: int, features: bool) -> dict[str, Spec]:
     return specs if features else {name: spec for name, spec in specs.items() if name != "features"}
 
 
-def _measure(
-    rig: Rig,
-    wanted: Mapping[str, str],
-    ways: Sequence[Way],
-    seeds: Sequence[int],
-    source: str,
-    about: Mapping[str, Any],
-    features: bool,
-    progress: bool,
-) -> results.Tensors:
-    """The fields of Outcome of all ways, stacked; each way is kept in build/cache on the way."""
-    backbone, prompt = rig.backbone, target_prompt(wanted)
-    x_walk = trajectories(backbone, source, seeds)
-    before = backbone.decode(x_walk.final)
-    reading, parts = rig.judge.read(before), []
-    for way in bar(ways, desc=prompt, progress=progress):
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The pictures that are edited."""
 
-        def one(way: Way = way) -> results.Tensors:
-            z_walk = target_walk(backbone, x_walk, prompt, way)
-            change = mean_change(rig, source, prompt, way) if way.method == "transfer" else None
-            after = backbone.decode(final_codes(backbone, x_walk, z_walk, way, change))
-            return _compare(rig, before, reading, after, wanted)
+    rig: Rig
+    prompt: str
+    seeds: tuple[int, ...]
 
-        parts.append(results.remember(f"{backbone.name}-edits", {**about, "way": way.key()}, one))
-    kept = [name for name in parts[0] if features or name != "features"]
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What determines a measurement of them, but for what they are edited towards, and how."""
+        return {**self.rig.identity, "source": self.prompt}
+
+    @cached_property
+    def walk(self) -> Trajectory:
+        return trajectories(self.rig.backbone, self.prompt, self.seeds)
+
+    @cached_property
+    def pictures(self) -> Tensor:
+        return self.rig.backbone.decode(self.walk.final)
+
+    @cached_property
+    def reading(self) -> Reading:
+        return self.rig.judge.read(self.pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class _Edits:
+    """Edits of pictures towards one attribute, by all ways. Raises ValueError for no way, or one given twice."""
+
+    source: _Source
+    wanted: Mapping[str, str]
+    ways: tuple[Way, ...]
+    features: bool
+    folder: str | Path | None = None
+
+    def __post_init__(self):
+        if len(set(map(repr, self.ways))) < len(self.ways) or not self.ways:
+            raise ValueError("no way is given, or one is given twice: give each once")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What determines all of them but the way."""
+        return {**self.source.identity, "wanted": dict(self.wanted), "seeds": list(self.source.seeds)}
+
+    @property
+    def kept(self) -> tuple[str, dict[str, Any], str | Path]:
+        """The name, settings and folder that the outcomes of all ways are kept by."""
+        made_by = {**self.about, "ways": [way.key() for way in self.ways]}
+        made_by |= {} if self.features else {"features": False}
+        return self.source.rig.backbone.name, made_by, self.folder or measurements("edits")
+
+    @property
+    def file(self) -> Path:
+        """The file of the outcomes of all ways."""
+        return results.place(*self.kept)
+
+    @cached_property
+    def pieces(self) -> list[Piece[results.Tensors]]:
+        """The outcome of each way, kept in build/cache."""
+        name, about = f"{self.source.rig.backbone.name}-edits", self.about
+        return [remembered(name, {**about, "way": way.key()}, partial(self.measure, way)) for way in self.ways]
+
+    def measure(self, way: Way) -> results.Tensors:
+        """The fields of Outcome of one way."""
+        source, rig, prompt = self.source, self.source.rig, target_prompt(self.wanted)
+        z_walk = target_walk(rig.backbone, source.walk, prompt, way)
+        change = mean_change(rig, source.prompt, prompt, way) if way.method == "transfer" else None
+        after = rig.backbone.decode(final_codes(rig.backbone, source.walk, z_walk, way, change))
+        return _compare(rig, source.pictures, source.reading, after, self.wanted)
+
+    def outcomes(self, made: Mapping[Path, results.Tensors] | None, progress: bool) -> dict[Way, Outcome]:
+        """The outcomes of all ways. made: by this process, if pieces have been worked off."""
+        name, made_by, folder = self.kept
+        tensors = results.remember(
+            name,
+            made_by,
+            lambda: _measure(self, made, progress),
+            folder=folder,
+            specs=_specs(len(self.ways), len(self.source.seeds), self.features),
+            must_keep=True,
+        )
+        return {
+            way: Outcome(**{field: values[i] for field, values in tensors.items()}) for i, way in enumerate(self.ways)
+        }
+
+
+def _measure(edit: _Edits, made: Mapping[Path, results.Tensors] | None, progress: bool) -> results.Tensors:
+    """The fields of Outcome of all ways, stacked."""
+    parts = collect(edit.pieces, made, title=target_prompt(edit.wanted), progress=progress)
+    kept = [name for name in parts[0] if edit.features or name != "features"]
     return {name: torch.stack([part[name] for part in parts]) for name in kept}
 
 

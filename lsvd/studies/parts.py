@@ -24,6 +24,7 @@ from lsvd.sampling.predictions import available, clips
 from lsvd.sampling.trajectory import Trajectory, resume
 from lsvd.statistics.intervals import SIGNED, UNIT, Interval, jackknife, mean
 from lsvd.storage import results
+from lsvd.storage.sharing import Piece, collect, remembered
 from lsvd.storage.tensors import Spec
 from lsvd.studies import survey
 from lsvd.studies.edits import probability
@@ -96,7 +97,15 @@ def measure(
     folder: where it is kept, measurements("predictions") if None. Raises ValueError for a sampler that clips, and as
     `edited`, and WriteError where it cannot be kept.
     """
-    seeds, pieces = check_seeds(seeds), []
+    parts = collect(pieces(backbone, reader, seeds, folder), title=backbone.name)
+    return Parts(**{name: torch.cat([part[name] for part in parts], -1) for name in parts[0]})
+
+
+def pieces(
+    backbone: Backbone, reader: Reader, seeds: Sequence[int], folder: str | Path | None = None
+) -> list[Piece[results.Tensors]]:
+    """The fields of Parts of each chunk of seeds, measured and kept by itself; arguments as `measure`."""
+    seeds, parts = check_seeds(seeds), []
     if not available(backbone) or clips(backbone):
         raise ValueError(f"{backbone.name} has no d_t to take apart: take a model with DDIM and without clipping")
     shapes = {"had": 1, "before": 1, "after": len(PARTS), "side": len(PARTS)}
@@ -109,17 +118,13 @@ def measure(
         size = len(TARGETS), len(chunk)
         specs = {name: Spec(size if n == 1 else (n, *size), torch.float16) for name, n in shapes.items()}
         specs["had"] = Spec(size, torch.bool)
-        pieces.append(
-            results.remember(
-                backbone.name,
-                made_by,
-                lambda chunk=chunk: _measure(backbone, reader, chunk),
-                folder=folder or measurements("predictions"),
-                specs=specs,
-                must_keep=True,
-            )
-        )
-    return Parts(**{name: torch.cat([piece[name] for piece in pieces], -1) for name in shapes})
+
+        def measure(chunk: Sequence[int] = chunk) -> results.Tensors:
+            return _measure(backbone, reader, chunk)
+
+        keeping = {"folder": folder or measurements("predictions"), "specs": specs, "must_keep": True}
+        parts.append(remembered(backbone.name, made_by, measure, **keeping))
+    return parts
 
 
 def _measure(backbone: Backbone, reader: Reader, seeds: Sequence[int]) -> results.Tensors:

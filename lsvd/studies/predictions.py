@@ -35,6 +35,7 @@ from lsvd.sampling.trajectory import Trajectory
 from lsvd.statistics.intervals import SIGNED, UNIT, Interval, mean
 from lsvd.statistics.verdicts import Part, Verdict, judge
 from lsvd.storage import results
+from lsvd.storage.sharing import Piece, collect, remembered, work_off
 from lsvd.storage.tensors import Spec
 from lsvd.studies import encoding, neighbourhood, order, survey
 from lsvd.studies import parts as taken
@@ -212,8 +213,8 @@ def _kept(
     seeds: Sequence[int],
     specs: Mapping[str, Spec],
     make: Callable[[], results.Tensors],
-) -> results.Tensors:
-    """Numbers of a backbone's trajectories in measurements/predictions, in double precision."""
+) -> Piece[results.Tensors]:
+    """Numbers of a backbone's trajectories, kept in measurements/predictions."""
     made_by = {
         "of": of,
         "weights": identity.weights(backbone),
@@ -227,8 +228,12 @@ def _kept(
         "k": K,
         "format": FORMAT,
     }
-    home = measurements("predictions")
-    tensors = results.remember(backbone.name, made_by, make, folder=home, specs=specs, must_keep=True)
+    return remembered(backbone.name, made_by, make, folder=measurements("predictions"), specs=specs, must_keep=True)
+
+
+def _read(piece: Piece[results.Tensors]) -> results.Tensors:
+    """The numbers of a piece of `_kept` in double precision."""
+    (tensors,) = collect([piece], title="predictions")
     return {name: value.double() for name, value in tensors.items()}
 
 
@@ -245,7 +250,21 @@ def answers(
     folder: where they are kept, measurements("predictions") if None. Raises ValueError and WriteError as
     lsvd.studies.survey.survey.
     """
-    seeds = check_seeds(seeds)
+    (tensors,) = collect([_answers(backbone, reader, check_seeds(seeds), folder, progress)], title=backbone.name)
+    return [
+        Responses.of({name: tensors[name][i] for name in ("moved", "null")}, reader.scene, t, PLAN.bands, PLAN.factor)
+        for i, t in enumerate(tensors["timesteps"])
+    ]
+
+
+def _answers(
+    backbone: Backbone,
+    reader: Reader,
+    seeds: Sequence[int],
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> Piece[results.Tensors]:
+    """The tensors of `answers`."""
 
     def measure() -> results.Tensors:
         walk = survey.walk(backbone, PLAN, seeds)
@@ -261,11 +280,7 @@ def answers(
     specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
     made_by: dict[str, Any] = survey.settings(backbone, reader, PLAN, seeds) | {"of": "x̂_0", "format": FORMAT}
     home = folder or measurements("predictions")
-    tensors = results.remember(backbone.name, made_by, measure, folder=home, specs=specs, must_keep=True)
-    return [
-        Responses.of({name: tensors[name][i] for name in ("moved", "null")}, reader.scene, t, PLAN.bands, PLAN.factor)
-        for i, t in enumerate(tensors["timesteps"])
-    ]
+    return remembered(backbone.name, made_by, measure, folder=home, specs=specs, must_keep=True)
 
 
 def measure(
@@ -285,18 +300,23 @@ def measure(
     if not models:
         raise ValueError("none of these models has estimates to look at: take one with DDIM and without thresholding")
     seeds, shape = check_seeds(seeds), next(iter(models.values())).latent_shape[-2:]
-    settlings, by_prompt, parts_of = {}, {}, {}
-    for name, model in models.items():
-        settlings[name] = settling_of(model, prompt, seeds)
-        if model.kind == "text-to-image" and not clips(model):
-            shape = model.latent_shape[-2:]
-            texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
-            by_prompt[name] = {label: difference_of(model, prompt, text, seeds) for label, text in texts.items()}
-            if name in readers:
-                parts_of[name] = taken.measure(model, readers[name])
-    responses_of = {
-        name: answers(models[name], reader, progress=progress) for name, reader in readers.items() if name in models
+    texts = {target: target_prompt(ATTRIBUTES[target]) for target in TARGETS} | {p: p for p in PARAPHRASES}
+    prompted = [name for name, model in models.items() if model.kind == "text-to-image" and not clips(model)]
+    read = [name for name in readers if name in models]
+    pieces = [_settling(model, prompt, seeds) for model in models.values()]
+    pieces += [_difference(models[name], prompt, text, seeds) for name in prompted for text in texts.values()]
+    for name in (name for name in prompted if name in readers):
+        pieces += taken.pieces(models[name], readers[name], taken.SEEDS)
+    pieces += [_answers(models[name], readers[name], SEEDS, progress=progress) for name in read]
+    work_off(pieces, title="predictions", progress=progress)
+    settlings = {name: settling_of(model, prompt, seeds) for name, model in models.items()}
+    by_prompt = {
+        name: {label: difference_of(models[name], prompt, text, seeds) for label, text in texts.items()}
+        for name in prompted
     }
+    parts_of = {name: taken.measure(models[name], readers[name], taken.SEEDS) for name in prompted if name in readers}
+    shape = models[prompted[-1]].latent_shape[-2:] if prompted else shape
+    responses_of = {name: answers(models[name], readers[name], SEEDS, progress=progress) for name in read}
     noise = torch.randn(256, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     energy = svd(noise).S.square()
     shares = (energy / energy.sum(-1, keepdim=True)).mean((0, 1))
@@ -311,7 +331,12 @@ def run(rig: Rig, progress: bool = True) -> None:
 
 def settling_of(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Settling:
     """The settling of a backbone's pictures; read if it was measured before. prompt: of those that take one."""
-    timesteps, most = backbone.schedule(backbone.entry.steps).timesteps, min(backbone.latent_shape[-2:]) - 1
+    T, most = backbone.schedule(backbone.entry.steps).T, min(backbone.latent_shape[-2:]) - 1
+    return Settling(T=T, most=most, **_read(_settling(backbone, prompt, seeds)))
+
+
+def _settling(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Piece[results.Tensors]:
+    timesteps = backbone.schedule(backbone.entry.steps).timesteps
     lines, pictures = (len(timesteps), len(seeds)), (len(seeds),)
     triplets = Spec((*lines, TRIPLETS), torch.float16)
     specs = dict.fromkeys(("estimate", "code", "other"), Spec(lines, torch.float16))
@@ -321,12 +346,15 @@ def settling_of(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Settli
     def make() -> results.Tensors:
         return settling(backbone, _walk(backbone, prompt, seeds)).tensors
 
-    tensors = _kept(backbone, "settling", prompt, seeds, specs, make)
-    return Settling(T=backbone.schedule(backbone.entry.steps).T, most=most, **tensors)
+    return _kept(backbone, "settling", prompt, seeds, specs, make)
 
 
 def difference_of(backbone: Backbone, prompt: str, target: str, seeds: Sequence[int]) -> Difference:
     """d_t of a prompt for a backbone's pictures of another; read if it was measured before."""
+    return Difference(**_read(_difference(backbone, prompt, target, seeds)))
+
+
+def _difference(backbone: Backbone, prompt: str, target: str, seeds: Sequence[int]) -> Piece[results.Tensors]:
     n, rank = backbone.entry.steps, min(backbone.latent_shape[-2:])
     shapes = {"spectrum": (n, len(seeds), rank), "apart": (n - 1, len(seeds)), "seeds": (n, len(seeds))}
     specs = {name: Spec(shape, torch.float16) for name, shape in shapes.items()}
@@ -335,7 +363,7 @@ def difference_of(backbone: Backbone, prompt: str, target: str, seeds: Sequence[
         numbers = vars(difference(backbone, _walk(backbone, prompt, seeds), target))
         return {name: value.half() for name, value in numbers.items()}
 
-    return Difference(**_kept(backbone, f"d_t: {target}", prompt, seeds, specs, make))
+    return _kept(backbone, f"d_t: {target}", prompt, seeds, specs, make)
 
 
 def _walk(backbone: Backbone, prompt: str, seeds: Sequence[int]) -> Trajectory:

@@ -135,7 +135,7 @@ def pair_probabilities(reader: Reader, pictures: Tensor, names: Sequence[str]) -
     """The probability of each attribute of `names` in pictures (..., n, 3, H, W), mean over n: shape (..., names)."""
     reading = reader.read(pictures.flatten(0, -4))
     chances = [edits.probability(reading, reader.scene, ATTRIBUTES[name]) for name in names]
-    return torch.stack(chances, -1).unflatten(0, pictures.shape[:-3]).mean(-2)
+    return torch.stack(chances, -1).unflatten(0, pictures.shape[:-3]).mean(-2).cpu()
 
 
 def verdicts(result: Result) -> list[Verdict]:

@@ -22,11 +22,11 @@ from lsvd.backbones.models import Backbone
 from lsvd.backbones.registry import EMBEDDED
 from lsvd.checks import check_seeds, known, whole
 from lsvd.paths import measurements
-from lsvd.progress import bar
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Trajectory
 from lsvd.storage import results
+from lsvd.storage.sharing import Piece, collect, remembered
 from lsvd.storage.tensors import Spec
 from lsvd.studies.responses import Responses, responses, stack
 from lsvd.testbed import reader as readers
@@ -89,9 +89,26 @@ def survey(
     Raises ValueError as lsvd.studies.responses.responses, and for two times that are the same timestep of the schedule;
     WriteError, before anything is measured, where it cannot be kept.
     """
-    seeds, parts = check_seeds(seeds), []
-    chunks = range(0, len(seeds), CHUNK)
-    for start in bar(chunks, desc=backbone.name, unit="chunk", progress=progress):
+    seeds = check_seeds(seeds)
+    parts = collect(pieces(backbone, reader, plan, seeds, folder, progress), title=backbone.name, progress=progress)
+    joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
+    return [
+        Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
+        for i, t in enumerate(parts[0]["timesteps"])
+    ]
+
+
+def pieces(
+    backbone: Backbone,
+    reader: Reader,
+    plan: Plan,
+    seeds: Sequence[int],
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> list[Piece[results.Tensors]]:
+    """The chunks of a survey, each of which is measured and kept by itself; arguments as `survey`."""
+    parts = []
+    for start in range(0, len(seeds), CHUNK):
         chunk = seeds[start : start + CHUNK]
         # a chunk that is not full may be the beginning of one that was measured
         full = (*chunk, *range(chunk[-1] + 1, chunk[-1] + 1 + CHUNK - len(chunk)))
@@ -105,12 +122,8 @@ def survey(
         shape = (len(plan.times), len(plan.bands), len(chunk), len(reader.scene.factors))
         specs = {"moved": Spec(shape, finite=False), "null": Spec(shape, finite=False), "timesteps": Spec(shape[:1])}
         keeping = {"folder": folder or measurements("responses"), "specs": specs, "must_keep": True}
-        parts.append(results.remember(backbone.name, made_by, measure, **keeping))
-    joined = {name: torch.cat([part[name] for part in parts], 2)[:, :, : len(seeds)] for name in ("moved", "null")}
-    return [
-        Responses.of({name: joined[name][i] for name in joined}, reader.scene, t, plan.bands, plan.factor)
-        for i, t in enumerate(parts[0]["timesteps"])
-    ]
+        parts.append(remembered(backbone.name, made_by, measure, **keeping))
+    return parts
 
 
 def disagreement(

@@ -10,6 +10,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from lsvd.checks import mix
-from lsvd.progress import bar
 from lsvd.storage import cache
 from lsvd.storage.files import write_bytes
+from lsvd.storage.sharing import Piece, work_off
 from lsvd.testbed.scenes import scene as scene_module
 from lsvd.testbed.scenes import sdf
 from lsvd.testbed.scenes.scene import Scene, Values
@@ -177,19 +178,23 @@ def fill(
     """Files home/00000.npy, ..., as many as `parts`, each made by make(number) unless it is there already.
 
     beside: suffixes of further files that make writes for each number, and that must be there too. progress: a bar,
-    named by `title`, over those that are missing. A folder of the cache is held until the process ends.
+    named by `title`. Processes that fill a folder at once share the work (lsvd.storage.sharing). A folder of the cache
+    is held until the process ends.
     """
     cache.hold(home)
     files = [home / f"{number:05d}.npy" for number in range(parts)]
-    whole = {file: [file, *(file.with_suffix(suffix) for suffix in beside)] for file in files}
-    missing = [number for number, file in enumerate(files) if not all(member.exists() for member in whole[file])]
-    for number in bar(missing, desc=title, unit="chunk", progress=progress and bool(missing)):
+    whole = {file: (file, *(file.with_suffix(suffix) for suffix in beside)) for file in files}
+
+    def write(number: int) -> None:
         buffer = io.BytesIO()
         np.save(buffer, make(number))
         write_bytes(files[number], buffer.getvalue())
+
+    pieces = [Piece(whole[file], partial(write, number)) for number, file in enumerate(files)]
+    made = work_off(pieces, title=title, progress=progress)
     for group in whole.values():
         for file in group:
             cache.use(file)
-    if missing and cache.root() in home.parents:
+    if made and cache.root() in home.parents:
         cache.trim()
     return files

@@ -24,7 +24,7 @@ from lsvd import avi, backbones
 from lsvd.avi import attribute, baselines, network
 from lsvd.avi import edit as editing_avi
 from lsvd.avi.callback import AddAttributes
-from lsvd.backbones import clip
+from lsvd.backbones import clip, devices
 from lsvd.backbones.schedulers import remembers
 from lsvd.commands.edit import encoded, sheet
 from lsvd.decomposition import geodesic, mobility
@@ -336,3 +336,16 @@ def test_models_are_loaded_there(tmp_path):
     same(texts, clip.load().texts(["an old person"]))
     pictures = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     same(clip.load(device=DEVICE).pictures(pictures), clip.load().pictures(pictures))
+
+
+def test_processes_of_a_machine_take_turns_at_its_devices(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.of_process("cuda") == "cuda"
+    for rank, device in (("0", "cuda:0"), ("1", "cuda:1"), ("4", "cuda:0"), ("x", "cuda")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert devices.of_process("cuda") == device
+        assert devices.of_process("cuda:1") == "cuda:1" and devices.of_process("cpu") == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert devices.of_process("cuda") == "cuda"

@@ -12,12 +12,17 @@ from clones import small_clone, start, write_notebook
 from faults import in_child
 from PIL import Image
 from tiny import KINDS, text_to_image, unconditional
+from untrained import untrained
 
 from lsvd import avi
 from lsvd.__main__ import main
 from lsvd.avi import attribute
+from lsvd.backbones import clip
 from lsvd.sampling import kept, trajectory
 from lsvd.storage import cache, files, results
+from lsvd.studies import edits
+from lsvd.studies.rig import Rig
+from lsvd.studies.ways import Way
 
 
 def in_threads(actions):
@@ -204,3 +209,28 @@ def test_a_model_folder_that_is_replaced_while_it_is_used(tmp_path):
         text_to_image().pipe.save_pretrained(new)
     assert torch.equal(drawn(backbone), expected)
     assert backbones.load(folder).kind == "text-to-image"
+
+
+def test_processes_that_measure_the_same_share_it(tmp_path, monkeypatch):
+    """Of one process or of three at once, measurements are the same, byte for byte, and each way is tried once."""
+    monkeypatch.setattr(edits, "ATTRIBUTES", {"red": {"hue": "red"}, "blue": {"hue": "blue"}})
+    ways = [Way("lerp", 0.5, weight=weight) for weight in (0.25, 0.5, 0.75)] + [Way("target prompt")]
+    rig, real = Rig(text_to_image(), untrained(), clip.load()), edits.final_codes
+    kept = {}
+    for label, count in (("one", 1), ("three", 3)):
+        home = tmp_path / label
+        home.mkdir()
+        monkeypatch.setenv("LSVD_OUTPUTS", str(home))
+        monkeypatch.setenv("LSVD_MEASUREMENTS", str(home / "measurements"))
+
+        def tried(*args, log=home / "log"):
+            with open(log, "a") as file:
+                file.write(f"{args[3]}\n")
+            return real(*args)
+
+        monkeypatch.setattr(edits, "final_codes", tried)
+        assert in_children([lambda: edits.of_attributes(rig, ways, (0, 1)) and None] * count) == [0] * count
+        assert len((home / "log").read_text().splitlines()) == 2 * len(ways)
+        found = sorted((home / "measurements").rglob("*.safetensors"))
+        kept[label] = {file.name: file.read_bytes() for file in found}
+    assert len(kept["one"]) == 2 and kept["one"] == kept["three"]

@@ -14,6 +14,8 @@ from lsvd.avi.edit import codes_between
 from lsvd.avi.losses import Lambdas
 from lsvd.backbones import clip
 from lsvd.sampling import trajectory
+from lsvd.storage import cache, results
+from lsvd.storage.files import WriteError, write_bytes
 from lsvd.studies import edits
 from lsvd.studies import rig as rigs
 from lsvd.studies.rig import Rig, load_rig, rig_of, stop_without
@@ -184,6 +186,33 @@ def test_measurements_are_kept_way_by_way_and_read_again(rig, monkeypatch):
     assert all(torch.equal(light[way].side, more[way].side) for way in ways)
     edits.outcomes(rig, {"age": "young"}, ways[:1], SEEDS)
     assert calls == [*ways[2:], ways[0]]
+
+
+def test_attributes_are_worked_off_together_but_for_those_that_are_there(rig, monkeypatch):
+    monkeypatch.setattr(edits, "ATTRIBUTES", {name: ATTRIBUTES[name] for name in ("old", "young")})
+    ways = [Way("lerp", 0.5, weight=0.5), integration(0.5, 2)]
+    alone = {name: edits.outcomes(rig, ATTRIBUTES[name], ways, SEEDS) for name in ("old", "young")}
+    results.place(*_edits(rig, "young", ways).kept).unlink()
+    cache.trim(0)
+    calls, real = [], edits.final_codes
+    monkeypatch.setattr(edits, "final_codes", lambda *args: calls.append(args[3]) or real(*args))
+    found = edits.of_attributes(rig, ways, SEEDS)
+    assert calls == ways and list(found) == ["old", "young"]
+    for name, by_way in found.items():
+        for way, outcome in by_way.items():
+            assert torch.equal(outcome.side, alone[name][way].side)
+            assert torch.equal(outcome.features, alone[name][way].features)
+
+
+def _edits(rig, name, ways):
+    return edits._Edits(edits._Source(rig, SOURCE, SEEDS), ATTRIBUTES[name], tuple(ways), True)
+
+
+def test_nothing_is_measured_that_could_not_be_kept(rig, elsewhere, monkeypatch):
+    monkeypatch.setattr(edits, "final_codes", lambda *args: pytest.fail("measured"))
+    write_bytes(elsewhere / "edits", b"")  # a file where the folder should be
+    with pytest.raises(WriteError):
+        edits.of_attributes(rig, [Way("target prompt")], SEEDS)
 
 
 def test_a_way_given_twice_is_refused(rig):

@@ -1,6 +1,7 @@
 """Measurements of editors, in pieces of one setting, one attribute and a few seeds.
 
-Each finished piece is kept in build/cache, so a stopped run goes on; a whole stage is kept in measurements/comparison.
+Each finished piece is kept in build/cache, so a stopped run goes on and several processes share the
+work; a whole stage is kept in measurements/comparison.
 """
 
 import io
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from lsvd.backbones.clip import Clip
 from lsvd.backbones.families import denoiser
 from lsvd.backbones.models import TextToImage
 from lsvd.paths import measurements
-from lsvd.progress import bar
 from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import sample
 from lsvd.storage import results
+from lsvd.storage.files import check_writable
 from lsvd.storage.pictures import encoded
+from lsvd.storage.sharing import Piece, collect, remembered, work_off
 from lsvd.studies import perception
 from lsvd.studies.editors.editor import Editor, Job
 from lsvd.studies.rig import rig_of
@@ -131,37 +133,61 @@ def stage(
     chunk: seeds a piece. folder: measurements("comparison") if None. Raises WriteError, before anything is measured, if
     the outcome could not be kept.
     """
-    chunks = [tuple(seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)]
+    chunks, home = (
+        [tuple(seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)],
+        folder or measurements("comparison"),
+    )
+    about = {**bench.identity, "source": SOURCE, "chunks": chunks, "editors": [editor.key() for editor in editors]}
+    pieces = {}
+    for name in attributes:
+        file = results.place(bench.backbone.name, about | {"attribute": name}, home)
+        if not file.exists():
+            check_writable(file)
+            pieces[name] = _pieces(bench, name, editors, chunks)
+    together = [piece for group in pieces.values() for piece in group]
+    made = work_off(together, title=bench.backbone.name, progress=progress)
     outcomes: dict[str, dict[Editor, Outcome]] = {}
-    total = len(attributes) * len(editors) * len(chunks)
-    with bar(total=total, desc=bench.backbone.name, unit="piece", progress=progress) as shown:
-        for name in attributes:
-            settings = {**bench.identity, "attribute": name, "source": SOURCE, "chunks": chunks}
-            settings |= {"editors": [editor.key() for editor in editors]}
-            stacked = results.remember(
-                bench.backbone.name,
-                settings,
-                lambda name=name: _pieces(bench, name, editors, chunks, shown.update),
-                folder=folder or measurements("comparison"),
-                must_keep=True,
-            )
-            outcomes[name] = {
-                e: Outcome(**{k: values[i] for k, values in stacked.items()}) for i, e in enumerate(editors)
-            }
+    for name in attributes:
+
+        def measure(name: str = name) -> results.Tensors:
+            if name in pieces:
+                return _stacked(collect(pieces[name], made), len(editors))
+            group = _pieces(bench, name, editors, chunks)
+            return _stacked(collect(group, title=bench.backbone.name, progress=progress), len(editors))
+
+        settings = about | {"attribute": name}
+        stacked = results.remember(bench.backbone.name, settings, measure, folder=home, must_keep=True)
+        outcomes[name] = {e: Outcome(**{k: values[i] for k, values in stacked.items()}) for i, e in enumerate(editors)}
     return outcomes
 
 
-def reference(bench: Bench, name: str, count: int, chunk: int = 16, folder: str | Path | None = None) -> Tensor:
-    """Features of `count` pictures of an attribute's prompt, of seeds that are never edited: (count, d)."""
+def references(
+    bench: Bench,
+    names: Sequence[str],
+    count: int,
+    chunk: int = 16,
+    folder: str | Path | None = None,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """Features of `count` pictures of each attribute's prompt, of seeds that are never edited: (count, d)."""
     seeds = tuple(range(REFERENCE, REFERENCE + count))
 
-    def make() -> dict[str, Tensor]:
+    def make(name: str) -> dict[str, Tensor]:
         pictures = sample(bench.backbone, target_prompt(ATTRIBUTES[name]), seeds, batch=chunk)
         return {"features": _features(bench, pictures.to(bench.backbone.device))}
 
-    about = {**bench.identity, "reference for": name, "seeds": seeds}
-    folder = folder or measurements("comparison")
-    return results.remember(bench.backbone.name, about, make, folder=folder, must_keep=True)["features"]
+    keeping = {"folder": folder or measurements("comparison"), "must_keep": True}
+    pieces = [
+        remembered(
+            bench.backbone.name,
+            {**bench.identity, "reference for": name, "seeds": seeds},
+            partial(make, name),
+            **keeping,
+        )
+        for name in names
+    ]
+    parts = collect(pieces, title=bench.backbone.name, progress=progress)
+    return {name: part["features"] for name, part in zip(names, parts, strict=True)}
 
 
 def job_of(bench: Bench, name: str, seeds: Sequence[int]) -> Job:
@@ -212,22 +238,23 @@ def counting(network: torch.nn.Module) -> Iterator[list[int]]:
 
 
 def _pieces(
-    bench: Bench, name: str, editors: Sequence[Editor], chunks: Sequence[tuple[int, ...]], done: Callable[[], Any]
-) -> results.Tensors:
-    """The fields of Outcome of all settings, stacked; each piece is kept in build/cache on the way."""
-    parts = []
-    for editor in editors:
-        pieces = []
-        for seeds in chunks:
-            about = {**bench.identity, "attribute": name, "source": SOURCE, "seeds": seeds, "editor": editor.key()}
-            pieces.append(
-                results.remember(
-                    f"{bench.backbone.name}-comparison", about, lambda e=editor, s=seeds: _piece(bench, name, e, s)
-                )
-            )
-            done()
-        parts.append({key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]})
-    return {key: torch.stack([part[key] for part in parts]) for key in parts[0]}
+    bench: Bench, name: str, editors: Sequence[Editor], chunks: Sequence[tuple[int, ...]]
+) -> list[Piece[results.Tensors]]:
+    """The fields of Outcome of each setting and each chunk of seeds, kept in build/cache."""
+    home = f"{bench.backbone.name}-comparison"
+    about = {**bench.identity, "attribute": name, "source": SOURCE}
+    return [
+        remembered(home, about | {"seeds": seeds, "editor": editor.key()}, partial(_piece, bench, name, editor, seeds))
+        for editor in editors
+        for seeds in chunks
+    ]
+
+
+def _stacked(pieces: Sequence[results.Tensors], editors: int) -> results.Tensors:
+    """The fields of Outcome of all settings, from those of each chunk of seeds of each."""
+    chunks = len(pieces) // editors
+    groups = [pieces[i * chunks : (i + 1) * chunks] for i in range(editors)]
+    return {key: torch.stack([torch.cat([part[key] for part in group]) for group in groups]) for key in pieces[0]}
 
 
 def _piece(bench: Bench, name: str, editor: Editor, seeds: tuple[int, ...]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ timestep on.
 import copy
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from lsvd.sampling import identity
 from lsvd.sampling.kept import trajectories
 from lsvd.sampling.trajectory import Settings, resume
 from lsvd.storage import results
+from lsvd.storage.sharing import collect, remembered
 from lsvd.studies.editors.editor import Job
 from lsvd.studies.editors.shipped import Shipped
 
@@ -62,9 +64,10 @@ class ConceptSlider(Shipped):
         made_by = {"weights": identity.weights(job.backbone), "source": job.prompt, "target": job.target}
         made_by |= {"steps": settings.steps, "guidance": settings.guidance, "iterations": self.iterations}
         made_by |= {"training": [RANK, RATE, ETA, BATCH, list(SEEDS)], "scheduler": settings.config}
-        return results.remember(
-            f"{job.backbone.name}-sliders", made_by, lambda: train(job.backbone, settings, job.target, self.iterations)
-        )
+        name = f"{job.backbone.name}-sliders"
+        training = partial(train, job.backbone, settings, job.target, self.iterations)
+        # of processes that need it at once, one trains it
+        return collect([remembered(name, made_by, training)], title=name)[0]
 
 
 def train(backbone: TextToImage, settings: Settings, target: str, iterations: int) -> results.Tensors:

@@ -153,7 +153,7 @@ def pictures(
 
     def draw(number: int) -> np.ndarray:
         values = scene.sample(chunk, generator(seed, number), **fixed)
-        batch = 8 if torch.device(device).type == "cpu" else 128  # what fits into a processor's cache, or fills a GPU
+        batch = 8 if torch.device(device).type == "cpu" else 512  # what fits into a processor's cache, or fills a GPU
         rendered = (scene.render(values, size, device=device, batch=batch) * 255).round().to(torch.uint8).cpu().numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **{name: value.numpy() for name, value in values.items()})

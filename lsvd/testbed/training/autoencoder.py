@@ -29,6 +29,7 @@ class Autoencoder(Job):
     """
 
     part_of = "mini-sd"
+    learns_in_half = True
     crops = 0.85  # fraction of the steps on crops
     kl = 2e-4  # weight of the mean KL of a latent element
     psnr = 0.04  # weight of the mean logarithm of a picture's squared error
@@ -49,8 +50,10 @@ class Autoencoder(Job):
         self.model.load_state_dict({**added, **weights})
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        posterior = self.model.encode(pictures).latent_dist
-        return self.model.decode(posterior.mean + posterior.std * noise).sample, posterior.mean, posterior.logvar
+        learner = self.learner
+        kind = next(learner.parameters()).dtype
+        posterior = learner.encode(pictures.to(kind)).latent_dist
+        return learner.decode(posterior.mean + posterior.std * noise.to(kind)).sample, posterior.mean, posterior.logvar
 
     def loss(self, step: int, g: torch.Generator) -> Tensor:
         r, side = self.recipe, self.recipe.size

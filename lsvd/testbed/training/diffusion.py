@@ -104,6 +104,7 @@ class TextDenoiser(Job):
     """
 
     learns_from_pictures = False
+    learns_in_half = True
 
     def build(self) -> UNet2DConditionModel:
         self.schedule = models.text_schedule()
@@ -217,6 +218,8 @@ class PixelDenoiser(Job):
 
     The noise varies in size by some percent, which the model has to follow.
     """
+
+    learns_in_half = True
 
     def build(self) -> UNet2DModel:
         self.schedule = models.pixel_schedule(self.recipe.clip)

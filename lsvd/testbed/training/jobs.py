@@ -24,10 +24,11 @@ from lsvd.paths import WEIGHTS
 from lsvd.storage.files import replace_folder
 from lsvd.testbed import renderings
 from lsvd.testbed.scenes.scene import Scene
-from lsvd.testbed.training.precision import autocast
+from lsvd.testbed.training.precision import HalfCopy, autocast, has_bfloat16
 from lsvd.testbed.training.processes import Processes
 from lsvd.testbed.training.state import Settings, identity
 
+KINDS = ("cuda",)
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
 VALIDATION_SEED = 5  # of the renderings by which one of a run's averages is chosen; not those of the evaluation
 VALIDATION = 512  # how many these are
@@ -71,6 +72,7 @@ class Job:
     """
 
     part_of: str | None = None  # the model in which this one ships, if not by itself
+    learns_in_half = False  # by a bfloat16 copy, on GPUs that have it
     learns_from_pictures = True  # and not from what is made of them beforehand
 
     def __init__(
@@ -92,6 +94,8 @@ class Job:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)
             self.model = self.build().to(self.device)
+        on_gpu = torch.device(self.device).type in KINDS and has_bfloat16(self.device)
+        self.half = HalfCopy(self.model) if on_gpu and recipe.bfloat16 and self.learns_in_half else None
 
     def settings(self, **changes) -> Settings:
         """The loop's settings: the recipe's, and what may change from one session to the next, such as minutes."""
@@ -134,13 +138,25 @@ class Job:
         for parameter, trained in zip(self.model.parameters(), chosen, strict=True):
             parameter.requires_grad_(parameter.requires_grad and trained)
 
+    @property
+    def learner(self) -> nn.Module:
+        """What computes the loss: the model, or its copy in half precision in a step of training."""
+        return self.half.fetch() if self.half is not None and torch.is_grad_enabled() else self.model
+
     def forward(self, *inputs):
         """What the loss is taken of; `amp` applies to it."""
-        return self.model(*inputs, return_dict=False)[0]
+        learner = self.learner
+        kind = next(learner.parameters()).dtype
+        return learner(*(x.to(kind) if x.is_floating_point() else x for x in inputs), return_dict=False)[0]
+
+    def after_backward(self) -> None:
+        """What is to be done before the optimiser looks at the model's gradients."""
+        if self.half is not None:
+            self.half.give()
 
     def amp(self) -> torch.autocast:
         """Bfloat16 where the recipe allows it and the device has it."""
-        return autocast(self.device, self.recipe.bfloat16)
+        return autocast(self.device, self.recipe.bfloat16 and (self.half is None or not torch.is_grad_enabled()))
 
     def prepare(self, seed: int | None = None, n: int | None = None) -> None:
         """Render n pictures of a seed, those of the recipe unless given, on the device, unless they are on disk."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,7 @@ def fit(
     score: Score | None = None,
     pictures: int = 1,
     processes: Processes | None = None,
+    after_backward: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train `model` in place; on return it holds averaged weights. True if all steps are done.
 
@@ -75,8 +76,8 @@ def fit(
     weights, bit for bit, as one that was not. Checkpoints go to folder/checkpoint.safetensors every save_minutes, at
     the end, on Ctrl-C or SIGTERM, and when `minutes` are over; the loss and the throughput go to folder/loss.csv.
     `recipe` holds what else determines the run, in plain types. `pictures` counts those that a step learns from, in
-    all processes. When all steps are done, the average with the least `score()` is taken; otherwise, or without
-    `score`, the widest.
+    all processes. `after_backward` runs before the optimiser sees the gradients. When all steps are done, the average
+    with the least `score()` is taken; otherwise, or without `score`, the widest.
 
     Raises ValueError if a file there is damaged or another run's, FloatingPointError if the loss is not finite, and
     WriteError if the folder cannot be written at the start or when the run is stopped. In between and at the end, that
@@ -85,7 +86,8 @@ def fit(
     processes = processes or Processes()
     if processes.first:
         check_writable(folder / CHECKPOINT)
-    run, watch, losses = Run(model, settings, folder, identity(settings, recipe or {})), Watch(settings, pictures), []
+    run = Run(model, settings, folder, identity(settings, recipe or {}), after_backward)
+    watch, losses = Watch(settings, pictures), []
     first = run.step
     model.train()
     with _bar(run, processes) as shown, _asked_to_stop() as stopping:

@@ -1,6 +1,9 @@
 """Which device can compute in bfloat16, asked of torch instead of a list of processors."""
 
+from copy import deepcopy
+
 import torch
+from torch import nn
 
 # Names in torch.cpu.get_capabilities(): Intel's and AMD's, then ARM's.
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
@@ -19,6 +22,29 @@ def has_bfloat16(device: str | torch.device) -> bool:
         return (one * one).item() == 1
     except (RuntimeError, TypeError):
         return False
+
+
+class HalfCopy:
+    """A bfloat16 copy of a model that learns in its place: weights go to it before a step, gradients come back after.
+
+    Under autocast, normalisation and activations stay in float32, and what lies between them is turned to and fro: a
+    GPU spends most of its time on that. Weights, their averages and the optimiser stay in float32 here as well.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model, self.copy = model, deepcopy(model).to(torch.bfloat16)
+        self.pairs = list(zip(model.parameters(), self.copy.parameters(), strict=True))
+
+    @torch.no_grad()
+    def fetch(self) -> nn.Module:
+        """The copy, with the model's weights as they are now."""
+        torch._foreach_copy_([copied for _, copied in self.pairs], [own for own, _ in self.pairs])
+        return self.copy
+
+    def give(self) -> None:
+        """Hand the copy's gradients to the model."""
+        for own, copied in self.pairs:
+            own.grad, copied.grad = None if copied.grad is None else copied.grad.float(), None
 
 
 def autocast(device: str | torch.device, wanted: bool = True) -> torch.autocast:

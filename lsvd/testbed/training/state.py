@@ -91,14 +91,25 @@ def identity(settings: Settings, recipe: Mapping[str, Any]) -> dict[str, Any]:
 class Run:
     """A model in training: its weights, their moving averages and the optimiser, on their way to a checkpoint."""
 
-    def __init__(self, model: nn.Module, settings: Settings, folder: Path, about: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        folder: Path,
+        about: Mapping[str, Any],
+        after_backward: Callable[[], None] = lambda: None,
+    ):
+        self.after_backward = after_backward
         self.model, self.settings, self.about, self.name = model, settings, about, folder.name
         self.path, self.losses = folder / CHECKPOINT, folder / LOSSES
         self.averages = {str(width): deepcopy(model).requires_grad_(False) for width in settings.averages}
         self.tensors = _floating(model)  # listed once: in each step that takes longer than the averages themselves
         self.averaged = {width: _floating(self.averages[str(width)]) for width in settings.averages}
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self.trained, settings.lr, weight_decay=settings.weight_decay)
+        fused = all(p.device.type == "cuda" for p in self.trained)
+        self.optimiser = torch.optim.AdamW(
+            self.trained, settings.lr, weight_decay=settings.weight_decay, fused=fused or None
+        )
         self.step, self.rows = 0, []
         self.part: float | None = None  # of the run that is over, where the clock says so
         if self.path.exists():
@@ -112,6 +123,7 @@ class Run:
         keys = (self.settings.seed,) if processes.count == 1 else (self.settings.seed, processes.rank)
         value = loss(self.step, generator(*keys, self.step))
         value.backward()
+        self.after_backward()
         mean, *shares = processes.average(self.trained, value.item(), *map(float, wishes()))
         if not math.isfinite(mean):
             raise FloatingPointError(f"{self.name}: the loss is {mean} at step {self.step}: lower --lr")

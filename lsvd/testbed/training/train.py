@@ -80,6 +80,7 @@ def _train(work: Job, settings: Settings) -> bool:
         score=work.score,
         pictures=work.pictures,
         processes=processes,
+        after_backward=work.after_backward,
     )
     if done and processes.first:
         write(work)

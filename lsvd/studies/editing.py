@@ -106,8 +106,7 @@ def measure(rig: Rig, *, progress: bool = False) -> Result:
     tried = search(rig, progress=progress)
     chosen = choose(tried)
     ways = [way for selection in chosen.values() for way in selection]
-    reported = edits.of_attributes(rig, ways, REPORTED, features=False, progress=progress)
-    return Result(rig.backbone.name, tried, chosen, reported)
+    return Result(rig.backbone.name, tried, chosen, edits.of_attributes(rig, ways, REPORTED, progress=progress))
 
 
 def run(rig: Rig, progress: bool = True) -> None:

@@ -51,7 +51,7 @@ from lsvd.testbed.reader import Reader
 K = 8  # triplets of the subspaces
 NEAR = 0.5  # of a final triplet: one that is nearer to its final size from some timestep on has settled there
 MARGIN = neighbourhood.MARGIN
-SEEDS = range(64)
+SEEDS = range(16)
 PLAN = Plan(times=(0.8, 0.5, 0.2), bands=((0,), (1, 2, 3)))
 """What is scaled in x̂_0, and when."""
 

@@ -25,7 +25,7 @@ from lsvd.studies import editing, edits, merit
 from lsvd.studies.edits import Measured
 from lsvd.studies.merit import BOUNDS, of_seeds, values
 from lsvd.studies.rig import Rig
-from lsvd.studies.ways import ATTRIBUTES, REPORTED, SOURCE, Way, target_prompt
+from lsvd.studies.ways import ATTRIBUTES, FEW, SOURCE, Way, target_prompt
 from lsvd.testbed.effects import Effects
 from lsvd.testbed.reader import Reader
 
@@ -45,7 +45,7 @@ STEADY = 0.9
 class Result:
     """The study on one backbone: a setting at all STRENGTHS, lerp towards the same z, and what transfers.
 
-    way: the setting at strength 1. measured: on the seeds REPORTED.
+    way: the setting at strength 1. measured: on the seeds FEW.
     """
 
     backbone: str
@@ -107,7 +107,7 @@ def measure(rig: Rig, way: Way | None = None, *, progress: bool = False) -> Resu
     """
     way = setting(rig) if way is None else way
     ways = [one for group in at_strengths(way).values() for one in group]
-    measured = edits.of_attributes(rig, [*ways, transfer_of(way)], REPORTED, features=False, progress=progress)
+    measured = edits.of_attributes(rig, [*ways, transfer_of(way)], FEW, progress=progress)
     return Result(rig.backbone.name, way, measured)
 
 

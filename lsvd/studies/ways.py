@@ -25,8 +25,8 @@ ATTRIBUTES = {
     "red hair": {"hair_colour": "red"},
 }
 
-CHOOSING, REPORTED, LEARNED = range(100, 116), range(64), range(200, 216)
-FEW = REPORTED[:32]
+CHOOSING, REPORTED, LEARNED = range(100, 116), range(16), range(200, 216)
+FEW = REPORTED[:10]
 """Seeds: settings are chosen on CHOOSING, results are of REPORTED or FEW of them, a transfer learns on LEARNED."""
 
 BRANCHES = (0.76, 0.68, 0.6, 0.52)

@@ -36,8 +36,8 @@ def rig(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "ATTRIBUTES", ATTRIBUTES)
     monkeypatch.setattr(editing, "CHOOSING", (1, 2, 3))
     monkeypatch.setattr(editing, "REPORTED", (4, 5, 6))
-    monkeypatch.setattr(strength, "REPORTED", (4, 5))
-    monkeypatch.setattr(ablation, "FEW", (4, 5))
+    for module in (strength, ablation):
+        monkeypatch.setattr(module, "FEW", (4, 5))
     monkeypatch.setattr(edits, "LEARNED", (7, 8))
     monkeypatch.setitem(CENTRES, "AVI", WAYS[1])
     return Rig(text_to_image(), readers.load("portraits"), clip.load())

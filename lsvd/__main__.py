@@ -1,7 +1,8 @@
 """The one command: python -m lsvd COMMAND. Each command is a module of lsvd.commands.
 
 What goes wrong ends here, in one sentence on stderr: exit status 1 for what cannot be done, 2 for bad usage, 130 for a
-run that Ctrl-C or SIGTERM stopped; that one says what it has kept.
+run that Ctrl-C or SIGTERM stopped; that one says what it has kept. While modules are imported, both signals end the
+process at once and silently.
 """
 
 import signal
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 
 from lsvd.checks import out_of_memory, printable
 from lsvd.commands import COMMANDS
@@ -124,17 +126,33 @@ def _remark(message, category, *rest) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C. Only the main thread can have it so."""
+    """Have SIGTERM and Ctrl-C stop the command (see `_stop`). Only the main thread can; what else heeds Ctrl-C, stays.
+
+    Both act as before afterwards.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
+    if (interrupt := signal.getsignal(signal.SIGINT)) in (signal.SIG_DFL, signal.default_int_handler):
+        before[signal.SIGINT] = interrupt
     try:
+        for number in before:
+            signal.signal(number, _stop)
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; during an import, end the process instead: a module that is half there breaks others."""
+    while frame is not None and frame.f_code is not main.__code__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from lsvd import paths
-from lsvd.storage.files import write_bytes
+from lsvd.storage.files import locked, write_bytes
 
 NAME = "SHA256SUMS"
 
@@ -42,13 +42,16 @@ def read(home: Path) -> dict[str, str]:
 def record(folder: Path, home: Path | None = None) -> None:
     """Write a folder's checksums into the SHA256SUMS of `home`, in place of its old ones.
 
-    home: the package's weights if None. Raises lsvd.storage.files.WriteError.
+    home: the package's weights if None. Two that write at once lose nothing: one waits for the other. Raises
+    lsvd.storage.files.WriteError.
     """
     home = home or paths.WEIGHTS
     inside = folder.relative_to(home).as_posix() + "/"
-    sums = {name: digest for name, digest in read(home).items() if not name.startswith(inside)}
-    sums |= {file.relative_to(home).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files(folder)}
-    write_bytes(home / NAME, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+    with locked(home / NAME):
+        sums = {name: digest for name, digest in read(home).items() if not name.startswith(inside)}
+        for file in files(folder):
+            sums[file.relative_to(home).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+        write_bytes(home / NAME, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def files(folder: Path) -> list[Path]:

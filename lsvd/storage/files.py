@@ -294,7 +294,7 @@ def update_csv(
     def named(row: Mapping[str, str]) -> tuple[str, ...]:
         return tuple(row[key] for key in keys)
 
-    with _locked(path):
+    with locked(path):
         old = _rows(path, set(rows[0]))
         if old is None:
             raise ValueError(f"{path} is damaged or has other columns than {', '.join(rows[0])}: move it away")
@@ -317,7 +317,7 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]] | None:
 
 
 @contextmanager
-def _locked(path: Path, busy: str = "") -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[None]:
     """Hold the only lock on path, which ends with the process; its file is gone afterwards.
 
     Waits for it, or with `busy` raises InUseError, which says so, where another process holds it.
@@ -343,7 +343,7 @@ def _locked(path: Path, busy: str = "") -> Iterator[None]:
 
 def alone(path: str | Path, remedy: str) -> AbstractContextManager[None]:
     """Be the only process that works in a folder, or raise InUseError, a WriteError, with the remedy."""
-    return _locked(Path(path), remedy)
+    return locked(Path(path), remedy)
 
 
 def swap(one: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 import numpy as np
@@ -38,12 +39,17 @@ def generator(*keys: int) -> torch.Generator:
 
 
 def fingerprint(scene: Scene) -> str:
-    """Eight hex digits of the code that draws the scene; comments, docstrings and layout do not count."""
+    """Eight hex digits of the code that draws the scene (see `digest`)."""
     drawing = inspect.getmodule(inspect.unwrap(scene.draw))
     used = {getattr(v, "__module__", None) or getattr(v, "__name__", "") for v in vars(drawing).values()}
     helpers = [sys.modules[name] for name in used if isinstance(name, str) and name.startswith(__package__ + ".")]
-    modules = {m.__name__: m for m in [sdf, scene_module, drawing, *helpers]}
-    trees = [_undocumented(ast.parse(inspect.getsource(modules[name]))) for name in sorted(modules)]
+    return digest(sdf, scene_module, drawing, *helpers)
+
+
+def digest(*modules: ModuleType) -> str:
+    """Eight hex digits of the code of modules; comments, docstrings and layout do not count."""
+    named = {m.__name__: m for m in modules}
+    trees = [_undocumented(ast.parse(inspect.getsource(named[name]))) for name in sorted(named)]
     return hashlib.sha256("\n".join(map(ast.dump, trees)).encode()).hexdigest()[:8]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lsvd.testbed import renderings
-from lsvd.testbed.training import loop, recipes, state, train
+from lsvd.testbed.training import autoencoder, diffusion, loop, recipes, state, train
 
 NAMES = ["autoencoder", "reader-cats", "mini-clip-captions", "mini-clip", "mini-sd", "mini-cats"]  # every kind of job
 PICTURES = 16
@@ -24,7 +24,8 @@ def learn(name, runs, device, bfloat16, steps, batch):
     train.begin(work)
     work.prepare()
     settings = work.settings(progress=False, warmup=50, log_every=1)
-    assert loop.fit(work.model, work.loss, settings, work.home, work.describe(), pictures=work.pictures)
+    learning = {"pictures": work.pictures, "after_backward": work.after_backward}
+    assert loop.fit(work.model, work.loss, settings, work.home, work.describe(), **learning)
     assert next(work.model.parameters()).device.type == torch.device(device).type
     with (work.home / state.LOSSES).open() as file:
         return list(csv.DictReader(file))
@@ -36,7 +37,10 @@ def few(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_training(name, tmp_path, device):
+def test_training(name, tmp_path, device, monkeypatch):
+    for module in (autoencoder, diffusion):  # the CPU's noise on each device, which else draws its own
+        monkeypatch.setattr(module, "normal", lambda shape, g, device: torch.randn(*shape, generator=g).to(device))
+
     def losses(*where):
         rows = learn(name, tmp_path / "-".join(map(str, where)), *where, steps=3, batch=4)
         return [float(row["loss"]) for row in rows]

@@ -1,5 +1,6 @@
 """Threads and processes at once: nobody's result is lost, torn, or another's."""
 
+import hashlib
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from untrained import untrained
 from lsvd import avi
 from lsvd.__main__ import main
 from lsvd.avi import attribute
-from lsvd.backbones import clip
+from lsvd.backbones import checksums, clip
 from lsvd.sampling import kept, trajectory
 from lsvd.storage import cache, files, results
 from lsvd.studies import edits
@@ -234,3 +235,19 @@ def test_processes_that_measure_the_same_share_it(tmp_path, monkeypatch):
         found = sorted((home / "measurements").rglob("*.safetensors"))
         kept[label] = {file.name: file.read_bytes() for file in found}
     assert len(kept["one"]) == 2 and kept["one"] == kept["three"]
+
+
+def test_two_publish_at_once(tmp_path):
+    """Neither loses the other's checksums."""
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+
+    def publish(name):
+        for number in range(20):
+            (tmp_path / name / "w").write_text(f"{name} {number}")
+            checksums.record(tmp_path / name, tmp_path)
+            assert f"{name}/w" in checksums.read(tmp_path)
+
+    assert in_children([lambda name=name: publish(name) for name in "abcd"]) == [0] * 4
+    sums = {f"{name}/w": hashlib.sha256(f"{name} 19".encode()).hexdigest() for name in "abcd"}
+    assert checksums.read(tmp_path) == sums and not list(tmp_path.glob(".*"))

@@ -223,7 +223,7 @@ def test_an_edit_stopped_at_any_moment_leaves_whole_files(edit, tmp_path, durati
 def test_a_second_ctrl_c_adds_no_traceback(edit, tmp_path, duration):
     for delay in moments(duration, 6):
         status, said = stopped_after(delay, signal.SIGINT, edit, again=0.02)
-        assert "Traceback" not in said and status in (0, 71, 130)
+        assert "Traceback" not in said and status in (0, 71, 130, -signal.SIGINT)
 
 
 STARTING = """
@@ -254,6 +254,22 @@ def test_ctrl_c_while_a_command_starts(tmp_path, number):
     assert process.returncode in (130, -signal.SIGINT), said
     assert said in (("", ""), ("", "lsvd: stopped; nothing was written\n"))
     assert not list(tmp_path.iterdir())
+
+
+@slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_command_stopped_within_its_first_seconds_says_one_line_at_most(tmp_path, number):
+    command = [sys.executable, "-m", "lsvd", "survey", "mini-cats", "--samples", "2"]
+    extra = {"LSVD_OUTPUTS": str(tmp_path), "LSVD_MEASUREMENTS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    for delay in moments(2.5, 8):
+        with heeding(command, cwd=tmp_path, env={**os.environ, **extra}, **pipes) as process:
+            time.sleep(0.2 + delay)
+            process.send_signal(number)
+            printed, said = process.communicate(timeout=120)
+        assert process.returncode in (130, -number) and printed == "", said
+        last = said.splitlines()[-1:]
+        assert "Traceback" not in said and (not last or process.returncode == 130 and "lsvd: stopped; " in last[0])
 
 
 # make and what it started

@@ -19,6 +19,7 @@ from placing import place
 from processes import heeding
 from tiny import WORDS, text_to_image, unconditional
 
+from lsvd import __main__ as cli
 from lsvd import avi, backbones
 from lsvd.__main__ import main
 from lsvd.avi import attribute
@@ -443,14 +444,49 @@ def test_signals(tmp_path, number):
 
 
 def test_the_signal_acts_as_before_afterwards(monkeypatch, capsys):
-    before, seen = signal.getsignal(signal.SIGTERM), []
-    monkeypatch.setattr(cache_command, "run", lambda options: seen.append(signal.getsignal(signal.SIGTERM)))
+    numbers = signal.SIGINT, signal.SIGTERM
+
+    def handlers():
+        return [signal.getsignal(number) for number in numbers]
+
+    before, seen = handlers(), []
+    monkeypatch.setattr(cache_command, "run", lambda options: seen.append(handlers()))
     assert main(["cache"]) == 0
-    assert seen == [signal.default_int_handler] and signal.getsignal(signal.SIGTERM) is before
+    assert seen == [[cli._stop, cli._stop]] and handlers() == before
     thread = threading.Thread(target=lambda: seen.append(main(["cache"])))
     thread.start()
     thread.join()
     assert seen[1:] == [before, 0]
+
+
+HALF = """
+import importlib.abc, os, signal, sys
+from lsvd.commands import cache
+from lsvd.__main__ import main
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "half":
+            os.kill(os.getpid(), int(sys.argv[1]))
+sys.meta_path.insert(0, Finder())
+def run(options):
+    try:
+        import half
+    finally:
+        print("goes on", flush=True)
+cache.run = run
+sys.exit(main(["cache"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_import_ends_the_process_silently(tmp_path, number):
+    """An interrupted import leaves a module half there, and numpy then recurses without end."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", HALF, str(int(number))]
+    with heeding(command, cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == -number
 
 
 def test_a_reader_of_the_output_that_has_gone(tmp_path):

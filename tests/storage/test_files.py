@@ -226,7 +226,7 @@ def test_a_killed_writer_leaves_no_lock(tmp_path):
     path = tmp_path / "t.csv"
     code = (
         "import os, sys; from pathlib import Path; from lsvd.storage import files\n"
-        "with files._locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        "with files.locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(path)])
     assert killed.returncode == -9 and leftovers(tmp_path) == [".t.csv.lock"]

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from accelerator import DEVICE
 
 from lsvd.testbed import renderings
 from lsvd.testbed.scenes.cats import CATS
@@ -43,3 +45,18 @@ def test_the_bar_counts_what_is_there(tmp_path, capsys, bars):
     )
     assert made == [0, 1, 2, 3, 4] and "/5 " in capsys.readouterr().err
     assert [np.load(file)[0] for file in files] == made
+
+
+def test_rows_on_a_device_are_the_same(tmp_path):
+    kept = renderings.pictures(CATS, 7, 8, 0, tmp_path, chunk=3)  # two rows of the last chunk are not asked for
+    files = renderings.fill(tmp_path / "numbers", 3, lambda number: np.arange(3 * number, 3 * number + 3), "counting")
+    numbers = renderings.Chunks(files, 3, 7)
+    index = torch.tensor([6, 0, 3, 3])
+    for rows in (kept, numbers):
+        assert rows.to("cpu") is rows
+        moved = rows.to(DEVICE)
+        assert len(moved) == 7 and moved.held.shape[0] == 7 and rows.held is None
+        for where in (index, index.to(DEVICE)):
+            assert moved[where].device == DEVICE and torch.equal(moved[where].cpu(), rows[index])
+    assert numbers[index].tolist() == index.tolist()
+    assert torch.equal(kept.to(DEVICE).values_at(index)["fur"], kept.values_at(index)["fur"])

@@ -32,7 +32,7 @@ from lsvd.testbed import renderings
 from lsvd.testbed.scenes import captions
 from lsvd.testbed.scenes.portraits import PORTRAITS
 from lsvd.testbed.scenes.scene import Factor, Scene, twins
-from lsvd.testbed.training import checkpoints, jobs, loop, models, precision, recipes, state, train
+from lsvd.testbed.training import checkpoints, diffusion, jobs, loop, models, precision, recipes, state, train
 from lsvd.testbed.training import clip as training_clip
 from lsvd.testbed.training.processes import Processes
 
@@ -252,6 +252,43 @@ def test_the_rate_warms_up_and_decays_to_zero():
     assert state.rate(100, replace(settings, final_lr=0.1)) == pytest.approx(0.1)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    now = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_a_run_by_the_clock_ends_with_the_minutes_at_rate_zero(tmp_path, clock):
+    """Of 12 steps that take 10 s each: stopped after 4, it has 80 s left; `steps` says only where the loss takes it."""
+    settings = replace(SETTINGS, steps=1200, warmup=0, log_every=1, minutes=2.0, by_clock=True)
+    line, stop = Line(), []
+
+    def loss(step, generator):
+        clock.seconds += 10
+        if stop and len(line.steps) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return line.loss(step, generator)
+
+    def rows():
+        with (tmp_path / state.LOSSES).open() as file:
+            return list(csv.DictReader(file))
+
+    stop.append(True)
+    assert not loop.fit(line.model, loss, settings, tmp_path)
+    assert line.steps == [0, 100, 200, 300] and float(rows()[-1]["lr"]) > 0
+    stop.clear()
+    clock.seconds += 1e6  # of no session
+    assert loop.fit(line.model, loss, settings, tmp_path)
+    assert line.steps == list(range(0, 1200, 100)) and clock.seconds == 1e6 + 120
+    rates = [float(row["lr"]) for row in rows()]
+    expected = [SETTINGS.lr / 2 * (1 + math.cos(math.pi * n / 12)) for n in range(1, 13)]
+    assert rates == pytest.approx(expected, rel=1e-3, abs=1e-12)
+    assert loop.fit(line.model, loss, settings, tmp_path) and len(line.steps) == 12  # done before
+    assert loop.fit(line.model, loss, replace(settings, minutes=2.5), tmp_path) and len(line.steps) == 15
+
+
 @pytest.mark.parametrize("width", [0.03, 0.08, 0.16])
 def test_an_average_is_as_wide_as_it_says(width):
     steps, weights = 2000, []
@@ -329,7 +366,7 @@ def test_captions_fit_into_the_prompt():
     assert longest <= models.TOKENS
 
 
-TINY = {"pictures": 16, "steps": 2, "batch": 4}
+TINY = {"pictures": 16, "steps": 2, "batch": 4, "bfloat16": False}
 
 
 @pytest.fixture
@@ -338,7 +375,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(renderings, "CHUNK", 16)
 
     def build(name, seed=0, **changes):
-        recipe = replace(recipes.RECIPES[name], bfloat16=False, seed=seed, **{**TINY, **changes})
+        recipe = replace(recipes.RECIPES[name], seed=seed, **{**TINY, **changes})
         return recipes.job(name, recipe, tmp_path / "runs", tmp_path / "weights")
 
     return build
@@ -393,6 +430,38 @@ def test_mini_sd_from_nothing_to_a_pipeline(make, tmp_path):
     assert configs and not [text for text in configs if str(tmp_path) in text]  # nothing of where it was made
     words = (tmp_path / "weights" / "mini-sd" / "vocabulary.txt").read_text().split()
     assert words == sorted(set(captions.words()))
+
+
+def test_captions_on_the_disk_are_of_their_pictures(make, tmp_path, monkeypatch):
+    def described():
+        work = make("mini-sd", pictures=40, size=32, model={"channels": (16, 32, 32)})
+        jobs.Job.prepare(work)
+        work.tokens = models.tokenizer(captions.words())
+        return work, work.describe_pictures()
+
+    work, ids = described()
+    n, each = 40, diffusion.CAPTIONS
+    texts = work.tokens.batch_decode(ids[torch.arange(n)].flatten(0, 1), skip_special_tokens=True)
+    genders, styles = (work.data.values[name].repeat_interleave(each).tolist() for name in ("gender", "style"))
+    levels = {f.name: f.levels for f in PORTRAITS.factors}
+    named = 0
+    for text, gender, style in zip(texts, genders, styles, strict=True):
+        words = text.split()
+        if noun := {"woman", "man"} & {*words}:
+            named += 1
+            assert noun == {captions.NOUNS[levels["gender"][gender]]}
+        assert text.startswith(captions.STYLES[levels["style"][style]])
+    assert named > 100 and len({*texts[:each]}) > each / 2
+    folders = sorted((tmp_path / "runs" / "data").glob("captions-*"))
+    before = [file.stat().st_mtime_ns for file in sorted(folders[0].iterdir())]
+    assert len(folders) == 1 and len(before) == 3
+    _, again = described()
+    assert torch.equal(again[torch.arange(n)], ids[torch.arange(n)])
+    assert [file.stat().st_mtime_ns for file in sorted(folders[0].iterdir())] == before  # not drawn again
+    digest = renderings.digest
+    monkeypatch.setattr(renderings, "digest", lambda *m: "changed" if m == (captions,) else digest(*m))
+    described()
+    assert len(list((tmp_path / "runs" / "data").glob("captions-*"))) == 2
 
 
 def test_the_text_tower_stays_while_the_picture_tower_learns(make, tmp_path):
@@ -549,6 +618,76 @@ def test_an_autoencoder_is_paid_for_decibels(make, monkeypatch):
     assert losses[0] - losses[1] == pytest.approx(0.25 + work.psnr * math.log(4), rel=1e-3)
 
 
+def test_a_shallow_autoencoder_begins_a_deeper_one(make):
+    narrow = {"channels": (8, 8, 16)}
+    shallow = make("autoencoder", model={**narrow, "layers": 1})
+    x = torch.rand(2, 3, 64, 64, generator=renderings.generator(0)) * 2 - 1
+    noise = torch.randn(2, 4, 16, 16, generator=renderings.generator(1))
+    for layers in (1, 2, 3):
+        deep = make("autoencoder", model={**narrow, "layers": layers}, seed=1)
+        deep.begin_with(shallow.model.state_dict())
+        with torch.no_grad():
+            for found, expected in zip(deep.forward(x, noise), shallow.forward(x, noise), strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        shallow.begin_with(deep.model.state_dict())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make("autoencoder", model={"channels": (8, 16, 16)}).begin_with(shallow.model.state_dict())
+    deep.prepare()
+    deep.loss(0, renderings.generator(2)).backward()
+    added = deep.model.encoder.down_blocks[0].resnets[2].conv2.weight
+    assert not added.any() and added.grad.any()  # it learns from there
+
+
+@pytest.fixture
+def halved(monkeypatch):
+    """The CPU counts as a device on which a copy in bfloat16 learns."""
+    monkeypatch.setattr(jobs, "KINDS", ("cpu",))
+    monkeypatch.setattr(jobs, "has_bfloat16", lambda device: True)
+
+
+HALVED = {
+    "mini-cats": ({"size": 32, "model": {"channels": (16, 16, 32, 32)}}, 0.01),
+    # as much by autocast: where ground is flat, rounding decides the signs of edges
+    "autoencoder": ({"size": 64, "model": {"layers": 1}}, 0.2),
+}
+
+
+@pytest.mark.parametrize("name", HALVED)
+def test_a_copy_in_bfloat16_learns_what_the_model_learns(make, halved, name):
+    """The gradients of a loss agree within its 8 bits, and weights stay float32."""
+    small, bound = HALVED[name]
+    works = [make(name, bfloat16=bfloat16, **small) for bfloat16 in (False, True)]
+    seen = []
+    for work in works:
+        work.prepare()
+        run = state.Run(work.model, settings(work, warmup=0), work.home, {}, work.after_backward)
+        before = torch.cat([p.detach().flatten() for p in work.model.parameters()])
+        run.learn(work.loss, Processes(), lambda: 0.0, lambda: ())
+        moments = run.optimiser.state_dict()["state"].values()  # after one step, a tenth of the gradients
+        after = torch.cat([p.detach().flatten() for p in work.model.parameters()])
+        seen.append((torch.cat([m["exp_avg"].flatten() for m in moments]), after - before))
+    (whole, step), (half, halved_step) = seen
+    assert works[0].half is None and next(works[1].half.copy.parameters()).dtype == torch.bfloat16
+    assert {p.dtype for p in works[1].model.parameters()} == {torch.float32} == {half.dtype}
+    assert 0 < (half - whole).norm() < bound * whole.norm()
+    assert torch.nn.functional.cosine_similarity(step, halved_step, dim=0) > 0.9  # Adam's first step is of signs
+    # what is scored is the model, not its copy
+    assert works[1].learner is works[1].half.copy
+    with torch.no_grad():
+        assert works[1].learner is works[1].model
+
+
+def test_the_copy_trains_only_the_parameters_that_are_named(make, halved):
+    work = make("mini-cats", bfloat16=True, only="^conv_out", **HALVED["mini-cats"][0])
+    before = {name: p.clone() for name, p in work.model.named_parameters()}
+    assert train.train(work, settings(work))
+    _, averages = state.read(work.home / state.CHECKPOINT)
+    changed = {name for name, p in before.items() if not torch.equal(averages["0.16"][name], p)}
+    assert changed == {"conv_out.weight", "conv_out.bias"}
+    assert work.half.copy.conv_in.weight.grad is None and work.model.conv_in.weight.grad is None
+
+
 def test_held_out_renderings_choose_the_average(make, monkeypatch):
     work = make("mini-cats", model={"channels": (16, 16, 32, 32)})
     work.prepare()
@@ -661,6 +800,21 @@ def test_steps_and_minutes_do_not_begin_another_run(toy, caplog):
     assert state.read(home / state.CHECKPOINT)[0] == 5
     for said in (f"begins in {home}", f"goes on in {home}", f"done before, in {home}"):
         assert f"toy: {said}" in caplog.text
+
+
+def test_a_run_by_the_clock_is_done_and_exports(toy, caplog):
+    for minutes in ((), ("--minutes", "0"), ("--minutes", "nan"), ("--minutes", "-1")):
+        with pytest.raises(ValueError, match="--by-clock fills the time that --minutes gives: give a number of"):
+            toy.run("--by-clock", *minutes)
+    with caplog.at_level(logging.INFO):
+        assert toy.run("--by-clock", "--minutes", "0.01") == 0
+    (home,) = toy.homes()
+    step, averages = state.read(home / state.CHECKPOINT)
+    assert step > RECIPE.steps and f"{home.name}: {step} steps, " in caplog.text
+    exported = load_file(home / "weights" / "w")
+    assert any(same(exported, average) for average in averages.values())
+    assert toy.run("--by-clock", "--minutes", "0.01", "--publish") == 0  # done before
+    assert state.read(home / state.CHECKPOINT)[0] == step and same(load_file(toy.weights / "toy" / "w"), exported)
 
 
 def test_two_trainings_do_not_share_a_run(toy):
@@ -789,6 +943,8 @@ def test_two_processes_train_one_model(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert same(first, second)
+    clocked = [load_file(tmp_path / f"clock-{rank}.safetensors") for rank in (0, 1)]
+    assert same(*clocked) and not same(clocked[0], first)
     step, averages = state.read(tmp_path / "line" / state.CHECKPOINT)
     assert step == 6 and same(first, averages["0.16"])
     # the gradient of both halves of a batch is that of the batch
@@ -831,4 +987,7 @@ settings = state.Settings(6, 1e-2, warmup=2, averages=(0.08, 0.16), progress=Fal
 assert not loop.fit(model, loss, dataclasses.replace(settings, minutes=0.0), folder / "line", processes=processes)
 assert loop.fit(model, loss, settings, folder / "line", processes=processes)
 save_file(model.state_dict(), folder / f"{processes.rank}.safetensors")
+clocked = dataclasses.replace(settings, minutes=0.01, by_clock=True)  # no two processes read the same time
+assert loop.fit(model, loss, clocked, folder / "clock", processes=processes)
+save_file(model.state_dict(), folder / f"clock-{processes.rank}.safetensors")
 """

@@ -5,19 +5,12 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from lsvd.backbones.checkpoints import read_model
 from lsvd.storage.files import replace_folder
 from lsvd.testbed.training import models
 from lsvd.testbed.training.jobs import Job, half, normal, remedy
-
-
-def _blocks(model: AutoencoderKL) -> list[ResnetBlock2D]:
-    """The residual blocks that come last on each level: all of their input passes by them, as it is."""
-    levels = [*model.encoder.down_blocks, *model.decoder.up_blocks]
-    return [level.resnets[-1] for level in levels if len(level.resnets) > 1]
 
 
 class Autoencoder(Job):
@@ -38,15 +31,16 @@ class Autoencoder(Job):
         model = models.autoencoder(size=self.recipe.size, **self.recipe.model)
         # A posterior that begins narrow: at unit width the decoder would see noise only, and learn to ignore it.
         nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], -6.0)
-        for block in _blocks(model):
-            nn.init.zeros_(block.conv2.weight)  # the block changes nothing to begin with: see begin_with
-            nn.init.zeros_(block.conv2.bias)
         return model
 
     def begin_with(self, weights: Mapping[str, Tensor]) -> None:
-        """As Job.begin_with; weights of a model with fewer layers will do, since the others change nothing at first."""
+        """As Job.begin_with, also with weights of fewer layers a level: what these lack changes nothing at first.
+
+        The last convolution of each residual block that is added is zero.
+        """
         known = self.model.state_dict()
         added = {name: known[name] for name in known if name not in weights and ".resnets." in name}
+        added = {name: torch.zeros_like(w) if ".conv2." in name else w for name, w in added.items()}
         self.model.load_state_dict({**added, **weights})
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

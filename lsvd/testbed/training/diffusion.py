@@ -1,7 +1,6 @@
 """What the two kinds of diffusion model learn: mini-sd on latents with captions, the others on pictures alone."""
 
 import hashlib
-import inspect
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -169,7 +168,8 @@ class TextDenoiser(Job):
             drawn = [token_ids(self.tokens, captions.balanced(values, g)) for _ in range(CAPTIONS)]
             return torch.stack(drawn, 1).short().numpy()
 
-        about = (self.data.key, self.recipe.seed, CAPTIONS, self.tokens.get_vocab(), inspect.getsource(captions))
+        words = sorted(self.tokens.get_vocab().items())  # which come in another order each time
+        about = (self.data.key, self.recipe.seed, CAPTIONS, words, renderings.digest(captions))
         key = hashlib.sha256(repr(about).encode()).hexdigest()[:8]
         home = self.runs / "data" / f"captions-{self.scene.name}-{len(self.data)}-{key}"
         files = renderings.fill(home, -(-len(self.data) // renderings.CHUNK), describe, "captions", progress=True)

@@ -28,7 +28,7 @@ from lsvd.testbed.training.precision import HalfCopy, autocast, has_bfloat16
 from lsvd.testbed.training.processes import Processes
 from lsvd.testbed.training.state import Settings, identity
 
-KINDS = ("cuda",)
+KINDS = ("cuda",)  # of devices on which a bfloat16 copy learns faster than the model does under autocast
 TRAINING_SEED = 1  # of the renderings that models learn from; every other seed is held out
 VALIDATION_SEED = 5  # of the renderings by which one of a run's averages is chosen; not those of the evaluation
 VALIDATION = 512  # how many these are
@@ -72,8 +72,8 @@ class Job:
     """
 
     part_of: str | None = None  # the model in which this one ships, if not by itself
-    learns_in_half = False  # by a bfloat16 copy, on GPUs that have it
-    learns_from_pictures = True  # and not from what is made of them beforehand
+    learns_in_half = False  # whether a bfloat16 copy may learn in the model's place
+    learns_from_pictures = True  # rather than from what is computed of them beforehand
 
     def __init__(
         self,
@@ -94,8 +94,6 @@ class Job:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(recipe.seed)
             self.model = self.build().to(self.device)
-        on_gpu = torch.device(self.device).type in KINDS and has_bfloat16(self.device)
-        self.half = HalfCopy(self.model) if on_gpu and recipe.bfloat16 and self.learns_in_half else None
 
     def settings(self, **changes) -> Settings:
         """The loop's settings: the recipe's, and what may change from one session to the next, such as minutes."""
@@ -138,10 +136,21 @@ class Job:
         for parameter, trained in zip(self.model.parameters(), chosen, strict=True):
             parameter.requires_grad_(parameter.requires_grad and trained)
 
+    @cached_property
+    def half(self) -> HalfCopy | None:
+        """The copy that learns, if recipe, kind of job and device allow it. It is made after `freeze`."""
+        wanted = self.recipe.bfloat16 and self.learns_in_half and torch.device(self.device).type in KINDS
+        return HalfCopy(self.model) if wanted and has_bfloat16(self.device) else None
+
+    @property
+    def halved(self) -> bool:
+        """Whether the copy computes the loss: in a step of training, not when the model is scored."""
+        return torch.is_grad_enabled() and self.half is not None
+
     @property
     def learner(self) -> nn.Module:
-        """What computes the loss: the model, or its copy in half precision in a step of training."""
-        return self.half.fetch() if self.half is not None and torch.is_grad_enabled() else self.model
+        """What computes the loss: the model, or its copy with the model's weights as they are now."""
+        return self.half.fetch() if self.halved else self.model
 
     def forward(self, *inputs):
         """What the loss is taken of; `amp` applies to it."""
@@ -156,7 +165,7 @@ class Job:
 
     def amp(self) -> torch.autocast:
         """Bfloat16 where the recipe allows it and the device has it."""
-        return autocast(self.device, self.recipe.bfloat16 and (self.half is None or not torch.is_grad_enabled()))
+        return autocast(self.device, self.recipe.bfloat16 and not self.halved)
 
     def prepare(self, seed: int | None = None, n: int | None = None) -> None:
         """Render n pictures of a seed, those of the recipe unless given, on the device, unless they are on disk."""
@@ -239,13 +248,16 @@ class Job:
 def normal(shape: Sequence[int], g: torch.Generator, device: str | torch.device) -> Tensor:
     """Standard normal numbers on a device, float32. They depend on the CPU's generator `g`, and on the kind of device.
 
-    A GPU draws them itself where it can: a batch of pictures takes a processor longer than the GPU learns from it.
+    A GPU draws them itself: the CPU would take longer for a batch of them than the GPU takes to learn from it.
     """
+    own = None
     if torch.device(device).type != "cpu":
-        with suppress(RuntimeError):
-            own = torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=g)))
-            return torch.randn(*shape, generator=own, device=device)
-    return torch.randn(*shape, generator=g).to(device)
+        with suppress(RuntimeError):  # a device without generators
+            own = torch.Generator(device)
+    if own is None:
+        return torch.randn(*shape, generator=g).to(device)
+    own.manual_seed(int(torch.randint(2**62, (), generator=g)))
+    return torch.randn(*shape, generator=own, device=device)
 
 
 def newest(runs: Path, name: str, shipped: Path) -> Path:

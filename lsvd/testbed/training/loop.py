@@ -1,7 +1,7 @@
 """One training loop for every model, stopped by time or by a signal, and taken up again where it was.
 
-A run goes on only with the options it was begun with. `steps` alone may change: the rate then follows the new length
-from the next step on, which is not the run that would have had this length from the start.
+A run goes on only with the options it was begun with. Its length alone may change, in steps or by the clock: the rate
+then follows the new length from the next step on, which is not the run that would have had this length from the start.
 """
 
 import logging
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 class Watch:
     """The time that training takes: when to save, when to stop, how many pictures it learns from in a second."""
 
-    def __init__(self, settings: Settings, pictures: int):
-        self.settings, self.pictures = settings, pictures
+    def __init__(self, settings: Settings, pictures: int, before: float = 0.0):
+        self.settings, self.pictures, self.before = settings, pictures, before
         self.began = self.saved = self.lapped = time.monotonic()
 
     def over(self) -> bool:
@@ -37,11 +37,9 @@ class Watch:
         minutes = self.settings.minutes
         return minutes is not None and time.monotonic() - self.began > minutes * 60
 
-    def part(self) -> float | None:
-        """How much of the minutes is over, 0 to 1, if the run is of as many steps as fit into them."""
-        if not self.settings.by_clock:
-            return None
-        return min(1.0, (time.monotonic() - self.began) / (self.settings.minutes * 60))
+    def seconds(self) -> float:
+        """What the run took, with what it took `before` this session."""
+        return self.before + time.monotonic() - self.began
 
     def late(self) -> bool:
         """Is it time for a checkpoint?"""
@@ -69,15 +67,16 @@ def fit(
     processes: Processes | None = None,
     after_backward: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Train `model` in place; on return it holds averaged weights. True if all steps are done.
+    """Train `model` in place; on return it holds averaged weights. True if the run is over.
 
     `loss(step, generator)` draws the batch and everything random from the generator, which depends on seed and step
     alone (and in one of several processes, on its number): a run that was stopped and taken up again ends in the same
-    weights, bit for bit, as one that was not. Checkpoints go to folder/checkpoint.safetensors every save_minutes, at
-    the end, on Ctrl-C or SIGTERM, and when `minutes` are over; the loss and the throughput go to folder/loss.csv.
-    `recipe` holds what else determines the run, in plain types. `pictures` counts those that a step learns from, in
-    all processes. `after_backward` runs before the optimiser sees the gradients. When all steps are done, the average
-    with the least `score()` is taken; otherwise, or without `score`, the widest.
+    weights, bit for bit, as one that was not, unless it goes by the clock. Checkpoints go to
+    folder/checkpoint.safetensors every save_minutes, at the end, on Ctrl-C or SIGTERM, and when `minutes` are over; the
+    loss and the throughput go to folder/loss.csv. `recipe` holds what else determines the run, in plain types.
+    `pictures` counts those that a step learns from, in all processes. `after_backward` runs before the optimiser sees
+    the gradients. When the run is over, the average with the least `score()` is taken; otherwise, or without `score`,
+    the widest.
 
     Raises ValueError if a file there is damaged or another run's, FloatingPointError if the loss is not finite, and
     WriteError if the folder cannot be written at the start or when the run is stopped. In between and at the end, that
@@ -87,32 +86,29 @@ def fit(
     if processes.first:
         check_writable(folder / CHECKPOINT)
     run = Run(model, settings, folder, identity(settings, recipe or {}), after_backward)
-    watch, losses = Watch(settings, pictures), []
+    watch, losses = Watch(settings, pictures, run.seconds), []
     first = run.step
     model.train()
     with _bar(run, processes) as shown, _asked_to_stop() as stopping:
-        done = run.step >= settings.steps and not settings.by_clock
-        while not done:
-            run.part = watch.part()
-            value, over, asked, late = run.learn(loss, processes, partial(_wishes, watch, stopping))
+        while not run.done:
+            value, stop, late = run.learn(loss, processes, watch.seconds, partial(_wishes, watch, stopping))
             losses.append(value)
             shown.update()
             if run.step % settings.log_every == 0:
                 row = run.note(losses, watch.lap(len(losses)))
                 shown.set_postfix(loss=row[0], pictures_per_second=row[-1], refresh=False)
                 losses.clear()
-            done = bool(over) if settings.by_clock else run.step >= settings.steps
-            if (over or asked) and not done:
+            if stop and not run.done:
                 _save(run, processes)
                 break
-            if late or done:
+            if late or run.done:
                 _try_to_save(run, processes)
                 watch.saved = time.monotonic()
     speed = f", {watch.overall(run.step - first):.0f} pictures/s" if run.step > first else ""
     of = "" if settings.by_clock else f" of {settings.steps}"
     log.info("%s: %d%s steps%s", run.name, run.step, of, speed)
-    run.finish(score if done else None)
-    return done
+    run.finish(score if run.done else None)
+    return run.done
 
 
 def _bar(run: Run, processes: Processes):
@@ -123,9 +119,9 @@ def _bar(run: Run, processes: Processes):
     return bar(progress=progress, leave=True, mininterval=pause, **options)
 
 
-def _wishes(watch: Watch, stopping: threading.Event) -> tuple[bool, bool, bool]:
-    """Are the minutes up? Has somebody asked to stop? Is it time for a checkpoint?"""
-    return watch.over(), stopping.is_set(), watch.late()
+def _wishes(watch: Watch, stopping: threading.Event) -> tuple[bool, bool]:
+    """Is the session to stop? Is it time for a checkpoint?"""
+    return stopping.is_set() or (watch.over() and not watch.settings.by_clock), watch.late()
 
 
 def _save(run: Run, processes: Processes) -> None:

@@ -27,12 +27,12 @@ def has_bfloat16(device: str | torch.device) -> bool:
 class HalfCopy:
     """A bfloat16 copy of a model that learns in its place: weights go to it before a step, gradients come back after.
 
-    Under autocast, normalisation and activations stay in float32, and what lies between them is turned to and fro: a
-    GPU spends most of its time on that. Weights, their averages and the optimiser stay in float32 here as well.
+    Under autocast, a GPU spends most of its time on conversions between bfloat16 and the float32 of normalisation. Here
+    all layers are in bfloat16, and only weights, their averages and the optimiser stay in float32.
     """
 
     def __init__(self, model: nn.Module):
-        self.model, self.copy = model, deepcopy(model).to(torch.bfloat16)
+        self.model, self.copy = model, deepcopy(model).bfloat16()
         self.pairs = list(zip(model.parameters(), self.copy.parameters(), strict=True))
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from lsvd.testbed.renderings import generator
 from lsvd.testbed.training import checkpoints
 from lsvd.testbed.training.processes import Processes
 
-Loss = Callable[[int, torch.Generator], Tensor]
+Loss = Callable[[int, torch.Generator], Tensor]  # at a step of those that Settings.steps counts
 Score = Callable[[], float]  # of the model as it is
 # Settings that may change when a run goes on.
 FREE = ("steps", "minutes", "by_clock", "save_minutes", "log_every", "progress")
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 class Settings:
     """How long and how fast to train. `minutes` stops early, to go on another time; the decay follows `steps`.
 
-    `by_clock`: the run is of as many steps as fit into the minutes, and the decay follows these.
+    `by_clock`: the run has as many steps as fit into the minutes, those of a run that was stopped included, and the
+    decay follows the minutes. What the loss does at a step of `steps`, it does at that part of the minutes.
     `averages` are the widths of the moving averages of the weights that are kept, as parts of the run so far.
     """
 
@@ -56,7 +57,7 @@ class Settings:
 def rate(step: int, settings: Settings, part: float | None = None) -> float:
     """Learning rate at a step: a linear warm-up, then half a cosine down to final_lr.
 
-    part: how much of the run is over, 0 to 1, if that is not a matter of steps.
+    part: how much of the run is over, 0 to 1, if the clock says so.
     """
     warm = min(1.0, (step + 1) / max(1, settings.warmup))
     decay = 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps if part is None else part)))
@@ -111,22 +112,41 @@ class Run:
             self.trained, settings.lr, weight_decay=settings.weight_decay, fused=fused or None
         )
         self.step, self.rows = 0, []
-        self.part: float | None = None  # of the run that is over, where the clock says so
+        self.seconds = 0.0  # that the run took, as far as it goes by the clock
         if self.path.exists():
             self.restore()
 
-    def learn(self, loss: Loss, processes: Processes, wishes: Callable[[], tuple[bool, ...]]) -> tuple[float, ...]:
+    @property
+    def part(self) -> float | None:
+        """How much of the run is over, 0 to 1, if it goes by the clock."""
+        if not self.settings.by_clock:
+            return None
+        return min(1.0, self.seconds / (60 * self.settings.minutes))
+
+    @property
+    def done(self) -> bool:
+        """Is the run over?"""
+        return self.step >= self.settings.steps if self.part is None else self.part == 1
+
+    def learn(
+        self, loss: Loss, processes: Processes, seconds: Callable[[], float], wishes: Callable[[], tuple[bool, ...]]
+    ) -> tuple[float, ...]:
         """Take a step; returns the mean loss of all processes, and for each of their wishes the share that has it.
 
+        seconds: what the run took so far, of which the mean counts: processes must not differ in the learning rate.
         Raises FloatingPointError if the loss is not finite.
         """
         keys = (self.settings.seed,) if processes.count == 1 else (self.settings.seed, processes.rank)
-        value = loss(self.step, generator(*keys, self.step))
+        step = self.step if self.part is None else int(self.part * self.settings.steps)
+        value = loss(step, generator(*keys, self.step))
         value.backward()
         self.after_backward()
-        mean, *shares = processes.average(self.trained, value.item(), *map(float, wishes()))
+        numbers = value.item(), seconds(), *map(float, wishes())
+        mean, took, *shares = processes.average(self.trained, *numbers)
         if not math.isfinite(mean):
             raise FloatingPointError(f"{self.name}: the loss is {mean} at step {self.step}: lower --lr")
+        if self.settings.by_clock:
+            self.seconds = took
         self.advance()
         return mean, *shares
 
@@ -158,7 +178,8 @@ class Run:
         parts = {"model": self.model.state_dict()}
         parts |= {f"average-{width}": average.state_dict() for width, average in self.averages.items()}
         parts |= {f"optimiser/{number}": state for number, state in moments.items()}
-        checkpoints.save(self.path, checkpoints.flat(parts), {"step": self.step, "run": self.about})
+        about = {"step": self.step, "run": self.about, **({"seconds": self.seconds} if self.seconds else {})}
+        checkpoints.save(self.path, checkpoints.flat(parts), about)
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *self.rows])
         write_bytes(self.losses, text.getvalue().encode())
@@ -176,6 +197,7 @@ class Run:
             state["state"].setdefault(int(number), {})[name] = value
         self.optimiser.load_state_dict(state)
         self.step, self.rows = about["step"], read_losses(self.losses, about["step"])
+        self.seconds = about.get("seconds", 0.0)
 
 
 def choose(model: nn.Module, averages: Mapping[str, Mapping[str, Tensor]], score: Score | None, name: str) -> str:

@@ -4,10 +4,12 @@ Everything that a run writes goes into a folder of its own in --runs, named by t
 its checkpoint, its losses with the pictures learned from per second, and at the end its weights. mini-sd and mini-clip
 take the parts that were trained last there, before those that ship. --publish replaces the weights that ship.
 
---minutes stops a run, to go on another time; with --by-clock its length is as many steps as fit into the minutes.
+--minutes stops a run, to go on another time. With --by-clock the run ends with the minutes instead: the learning rate
+falls to zero over them, however many steps that is. If it is stopped before, it has the rest of them left.
 
 A run that was stopped, by Ctrl-C or by --minutes, goes on where it was when it is started again with the same options;
-only --steps, --minutes and --device may differ. --export writes the weights of what a stopped run has reached.
+only --steps, --minutes, --by-clock and --device may differ. --export writes the weights of what a stopped run has
+reached.
 
 Several processes share each batch: `accelerate launch --num_processes 2 -m lsvd train NAME --device
 cuda` on two GPUs, `torchrun --nproc-per-node 2 -m lsvd train NAME` on CPUs.
@@ -51,7 +53,7 @@ def begin(work: Job) -> None:
 
 
 def train(work: Job, settings: Settings | None = None) -> bool:
-    """Train until all steps are done, and export; or until stopped. True if done.
+    """Train until the run is over, and export; or until stopped. True if it is over.
 
     Raises OSError while another training has the run's folder.
     """
@@ -126,12 +128,14 @@ def export(work: Job) -> None:
 
 
 def finished(work: Job, settings: Settings | None = None) -> bool:
-    """Are all steps done and the weights written? Raises ValueError if the checkpoint is another run's."""
+    """Is the run over and are its weights written? Raises ValueError if the checkpoint is another run's."""
     path, settings = work.home / CHECKPOINT, settings or work.settings()
     if not path.exists() or not work.folder.exists():
         return False
     _, about = checkpoints.load(path)
     check(path, about, identity(settings, work.describe()))
+    if settings.by_clock:
+        return about.get("seconds", 0) / (60 * settings.minutes) >= 1
     return about["step"] >= settings.steps
 
 
@@ -170,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     count = _positive(int)
     parser.add_argument("--steps", type=count, help="length of the whole run; the learning rate decays to zero over it")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes, to go on another time")
-    parser.add_argument("--by-clock", action="store_true", help="as many steps as fit into --minutes, not --steps")
+    parser.add_argument("--by-clock", action="store_true", help="end after --minutes, not after --steps")
     parser.add_argument("--batch", type=count, help="pictures of a step, in all processes together")
     parser.add_argument("--lr", type=_positive(float))
     parser.add_argument("--pictures", type=count, help="how many renderings to learn from")
@@ -184,6 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--publish", action="store_true", help="replace the weights that ship by the run's, when done")
     options = parser.parse_args(arguments)
     names = list(RECIPES) if options.name == "all" else [options.name]
+    if options.by_clock and not (options.minutes or 0) > 0:
+        raise ValueError("--by-clock fills the time that --minutes gives: give a number of minutes above 0")
     check_device(options.device)
     processes = Processes(options.device)
     torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it; nothing on others
@@ -203,8 +209,6 @@ def _run(name: str, options: argparse.Namespace, processes: Processes) -> bool:
     given |= {"start": name if options.from_shipped else None}
     recipe = replace(RECIPES[name], **{k: v for k, v in given.items() if v is not None})
     work = job(name, recipe, options.runs, options.weights, options.device, processes)
-    if options.by_clock and options.minutes is None:
-        raise ValueError("--by-clock fills the time that --minutes gives: give both")
     settings = work.settings(minutes=options.minutes, by_clock=options.by_clock)
     if options.publish and options.name == name:
         work.check_ships()

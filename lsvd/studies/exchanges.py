@@ -75,7 +75,7 @@ def of_responses(name: str, responses: Sequence[Responses]) -> Iterator[Rule]:
     def moving(rng: np.random.Generator) -> list[Verdict]:
         return order.scale_verdicts(name, order.order(swapped(rng)))
 
-    yield Rule("encoding", "encoded at timesteps, by scale", name, encoded, 334)
+    yield Rule("encoding", "encoded at timesteps, by scale", name, encoded, 1334)
     yield Rule("encoding", "coarse at large t, fine at small t", name, trending)
     yield Rule("order", "sink or rise in the order", name, moving, 500)
 

@@ -443,12 +443,15 @@ def test_signals(tmp_path, number):
     assert said.startswith("lsvd: stopped; finished files are kept (1 in .)") and said.count("\n") == 1
 
 
-def test_the_signal_acts_as_before_afterwards(monkeypatch, capsys):
+def test_the_signal_acts_as_before_afterwards(monkeypatch, capsys, request):
     numbers = signal.SIGINT, signal.SIGTERM
 
     def handlers():
         return [signal.getsignal(number) for number in numbers]
 
+    # a shell has what it runs in the background ignore Ctrl-C, and that is left as it is
+    given = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, given))
     before, seen = handlers(), []
     monkeypatch.setattr(cache_command, "run", lambda options: seen.append(handlers()))
     assert main(["cache"]) == 0

@@ -250,14 +250,14 @@ def normal(shape: Sequence[int], g: torch.Generator, device: str | torch.device)
 
     A GPU draws them itself: the CPU would take longer for a batch of them than the GPU takes to learn from it.
     """
-    own = None
+    local = None
     if torch.device(device).type != "cpu":
         with suppress(RuntimeError):  # a device without generators
-            own = torch.Generator(device)
-    if own is None:
+            local = torch.Generator(device)
+    if local is None:
         return torch.randn(*shape, generator=g).to(device)
-    own.manual_seed(int(torch.randint(2**62, (), generator=g)))
-    return torch.randn(*shape, generator=own, device=device)
+    local.manual_seed(int(torch.randint(2**62, (), generator=g)))
+    return torch.randn(*shape, generator=local, device=device)
 
 
 def newest(runs: Path, name: str, shipped: Path) -> Path:

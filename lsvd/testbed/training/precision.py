@@ -38,13 +38,13 @@ class HalfCopy:
     @torch.no_grad()
     def fetch(self) -> nn.Module:
         """The copy, with the model's weights as they are now."""
-        torch._foreach_copy_([copied for _, copied in self.pairs], [own for own, _ in self.pairs])
+        torch._foreach_copy_([half for _, half in self.pairs], [whole for whole, _ in self.pairs])
         return self.copy
 
     def give(self) -> None:
         """Hand the copy's gradients to the model."""
-        for own, copied in self.pairs:
-            own.grad, copied.grad = None if copied.grad is None else copied.grad.float(), None
+        for whole, half in self.pairs:
+            whole.grad, half.grad = None if half.grad is None else half.grad.float(), None
 
 
 def autocast(device: str | torch.device, wanted: bool = True) -> torch.autocast:
